@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,13 +33,17 @@ from collapsekit.adapters.caveats import (
 from collapsekit.adapters.live.presence import missing_note
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.weights.lent import LentCheckpoint, LentWeights, NotLentError
+from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.data.base import Batch
 from collapsekit.errors import CollapsekitError, ConfigError, DataError, SamplingError
 from collapsekit.report.diagnosis import ReportWarning
+from collapsekit.user_code.frames import one_line
 
 WITHOUT = ", though the inputs are finite: check the weights and the modality's `scale`"
 SEEDS_APART = 3.0  # times as far as two seeds' answers lie apart, by which replays of a model that samples may differ
 FEW = 8  # examples that are also run in other company
+WORTH_TELLING = 1 << 28  # bytes of weights, of which a second copy is worth a sentence
 PAIRS = 4  # examples that lend one another a modality, to see which encoders that moves
 
 
@@ -99,6 +104,7 @@ class Sound:
     result: ForwardPass
     warnings: tuple[ReportWarning, ...]
     rebuilt: bool  # whether a second model, built from the same checkpoint, answers alike
+    note: str | None = None  # of what it took to tell
 
 
 def validate_model(
@@ -132,7 +138,7 @@ def validate_model(
             recordings, and built anew from the same checkpoint.
     """
     loose = floating_loose(adapter.model)
-    state = State.of(adapter.model)
+    state = State.of(adapter.model, adapter.weights.in_file)
     try:
         seed_everything(seed)
         before = random_states()
@@ -141,7 +147,9 @@ def validate_model(
     finally:
         adapter.unsteady = state.changed
         adapter.unsteady.put_back()
-        del state  # a copy of all weights, which would lie beside those of a second build
+        del state  # it may be a copy of all weights, which would lie beside those of a second build
+    if adapter.checkpoint is not None:
+        adapter.checkpoint.check_unchanged()  # what the weights were compared with
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn and adapter.config.model.samples > 1:
@@ -159,8 +167,9 @@ def validate_model(
     result, apart = run.in_other_company(result, few)
     if isinstance(adapter, ModuleAdapter):
         run.need_own_inputs(few)
+    note = None
     if rebuilt is None:
-        rebuilt = _same_when_rebuilt(adapter, batch, result, seed)
+        rebuilt, note = _same_when_rebuilt(adapter, batch, result, seed)
     refused = adapter.prune(batch, result.recorded) if isinstance(adapter, ModuleAdapter) else ()
     found = (
         entries_left_out(adapter),
@@ -176,7 +185,7 @@ def validate_model(
         samples_answers(adapter, run.noise),
         absent_as(adapter),
     )
-    return Sound(result, tuple(w for w in found if w is not None), rebuilt)
+    return Sound(result, tuple(w for w in found if w is not None), rebuilt, note)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
@@ -351,12 +360,56 @@ def _taken(result: ForwardPass, rows: Tensor) -> ForwardPass:
     return ForwardPass({}, pooled, Prediction(said.fused[rows], said.outputs[rows]))
 
 
-def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed: int) -> bool:
+def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed: int) -> tuple[bool, str | None]:
     """A second model, built under another seed and given the same checkpoint, must give the same outputs. False where
-    there is no such model."""
-    if adapter.checkpoint is None:
-        return False
-    twin = adapter.fresh(seed + 1, trained=adapter.checkpoint)
+    there is no such model. And what is worth telling: that it took memory for all weights once more, and why."""
+    if adapter.checkpoint is None or adapter.config.model.factory is None:
+        return False, None
+    why = "what it holds beside them is not the same"  # as where a constructor seeds what it draws
+    try:
+        lent = _answer_of_lent(adapter, batch, seed)
+        if _close(lent.outputs, result.prediction.outputs):
+            return True, None
+    except NotLentError as e:
+        why = str(e)
+    gc.collect()  # what was built so far, of which parts may know one another
+    same = _same_when_built_whole(adapter, adapter.checkpoint, batch, result, seed)
+    size = sum(p.nbytes for p in adapter.model.parameters())
+    return same, None if size < WORTH_TELLING else (
+        f"A second build of the model, to see whether the checkpoint holds all of it, took {size / 1e9:.1f} GB for weights "
+        f"beside the first: it cannot do without memory for them ({why})."
+    )
+
+
+def _answer_of_lent(adapter: Adapter, batch: Batch, seed: int) -> Prediction:
+    """What a second build answers in which the weights of the first one stand. Raises NotLentError where that cannot be."""
+    assert adapter.checkpoint is not None
+    if not adapter.weights.only_copied:
+        raise NotLentError("its weights are more than copies of the file's")
+    adapter.steady()
+    moving = [] if adapter.unsteady is None else [slot.name for slot in adapter.unsteady.slots]
+    lent = LentWeights(adapter.model.state_dict(), frozenset(moving))
+    try:
+        with lent.built():
+            twin = adapter.fresh(seed + 1, trained=LentCheckpoint.of(adapter.checkpoint, lent))
+        if twin is None:
+            raise NotLentError("there is none")
+        seed_everything(seed)
+        with lent.guarded():
+            answer = twin.run(batch).prediction.on_cpu()
+    except Exception as e:  # noqa: BLE001 - of the user's own code, which runs again, and says so, in a whole build
+        raise NotLentError(one_line(e)) from None
+    if lent.written:  # though the user's code caught what was raised
+        raise NotLentError("it writes into its weights")
+    return answer
+
+
+def _same_when_built_whole(
+    adapter: Adapter, checkpoint: Checkpoint, batch: Batch, result: ForwardPass, seed: int
+) -> bool:
+    """Whether a second build with weights of its own answers alike; False where there is none. Raises ConfigError where it
+    does not."""
+    twin = adapter.fresh(seed + 1, trained=checkpoint)
     if twin is None:
         return False
     theirs = unregistered(twin.model)
@@ -366,7 +419,7 @@ def _same_when_rebuilt(adapter: Adapter, batch: Batch, result: ForwardPass, seed
         return True
     hidden = disagreeing(unregistered(adapter.model), theirs)
     where = f" ({', '.join(hidden)} differ and are not in its state_dict)" if hidden else ""
-    if adapter.checkpoint.adapter is not None and adapter.checkpoint.base is None:
+    if checkpoint.adapter is not None and checkpoint.base is None:
         raise ConfigError(
             "the checkpoint is an adapter, and two builds of its base by model.factory disagree: name the weights that it "
             "was trained on, e.g. `model: {base: base.safetensors}`, or let model.factory load them."

@@ -246,6 +246,8 @@ class Extraction:
                 few = {k: examples.columns[k][:FEW] for k in self.adapter.columns}
                 sound = validate_model(self.adapter, batch, few, examples.split, order, seed, self.rebuilt)
                 result, self.rebuilt = sound.result, sound.rebuilt
+                if sound.note is not None:
+                    self.progress.note(sound.note)
                 _need_shape(self.adapter, examples, start, stop, result.prediction)
                 self._warnings[examples.split] = sound.warnings
             else:

@@ -50,7 +50,7 @@ print(peak[0] - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from /proc")
-def test_a_second_build_is_the_only_other_copy_of_the_weights(tmp_path: Path) -> None:
+def test_there_is_no_second_copy_of_the_weights(tmp_path: Path) -> None:
     (tmp_path / "big.py").write_text(MODEL)
     scope: dict[str, type[torch.nn.Module]] = {}
     exec(MODEL, scope)
@@ -66,4 +66,4 @@ def test_a_second_build_is_the_only_other_copy_of_the_weights(tmp_path: Path) ->
         [sys.executable, "-c", MEASURED], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) <= 2.05 * size + 24  # 24 MB: what the code itself takes
+    assert float(done.stdout) <= 1.05 * size + 24  # 24 MB: what the code itself takes

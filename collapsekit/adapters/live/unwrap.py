@@ -23,6 +23,12 @@ _WRAPPED = {
     "torch.optim.swa_utils.AveragedModel": "module",
 }
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+_AWAITS = "awaits_weights"  # attribute of a parameter without numbers that get some before the model runs
+
+
+def wait_for_weights(parameter: nn.Parameter) -> None:
+    """Let a parameter (any shape) without numbers pass ``check_live``: it is given some before the model runs."""
+    setattr(parameter, _AWAITS, True)
 
 
 def check_live(model: Any, what: str = "model") -> None:
@@ -122,7 +128,7 @@ def _no_weight(tensor: torch.Tensor) -> str | None:
     """Why a parameter or buffer is none that can be used."""
     if is_lazy(tensor):
         return "has no shape yet: run a batch through the model first"
-    if tensor.is_meta:
+    if tensor.is_meta and not hasattr(tensor, _AWAITS):
         return "is on the meta device, without numbers: give the model with its weights"
     if tensor.is_quantized:
         return "is quantised, and has no gradient: give the model before it was quantised"

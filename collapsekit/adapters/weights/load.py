@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from collapsekit.adapters.weights.averages import complete_averages
+from collapsekit.adapters.weights.lent import LentCheckpoint
 from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
 from collapsekit.adapters.weights.own_loading import ModuleLoading, acts_on_names, acts_on_numbers
 from collapsekit.adapters.weights.pretrained import read_as_pretrained
 from collapsekit.adapters.weights.quantised import PackedWeights, dequantise
 from collapsekit.checkpoint.leftovers import Leftovers, drop_ignored
 from collapsekit.checkpoint.match import NameFit, Shapes, fit_names, misfit, other_fits
-from collapsekit.checkpoint.mmap import forget
+from collapsekit.checkpoint.mmap import forget, is_mapped
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.checkpoint.sidecars.peft import LoraAdapter
 from collapsekit.errors import ConfigError
@@ -31,6 +32,10 @@ class WeightsTaken:
     lacking: tuple[str, ...] = ()  # the model's names that have no average, and their plain weights
     merged: tuple[MergedWeight, ...] = ()  # what an adapter changed
     packed: PackedWeights | None = None  # what was packed into a few bits
+    # Whether each weight is a copy of one tensor (of a base, where an adapter was merged).
+    only_copied: bool = field(default=False, compare=False)
+    # Of those the tensors that lie in the file, where they can be read again, by the model's names.
+    in_file: Mapping[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 _OTHER_WAYS = 3  # in which a file's names are shown to a model that renames them itself
@@ -55,6 +60,9 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
         ConfigError: listing names that do not fit, or with what the model's own loading says.
         RefusedError: where the file was written to meanwhile.
     """
+    if isinstance(checkpoint, LentCheckpoint):
+        checkpoint.lent.lend_to(model)
+        return WeightsTaken()
     if checkpoint.adapter is not None:
         return _load_adapter(model, checkpoint, checkpoint.adapter, ignore)
     values = model.state_dict()
@@ -72,12 +80,14 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     leftovers = Leftovers.of(shapes, tensors, unread_by(model))
     complete = not fit.missing and not fit.wrong
     left = [n for n in fit.spare if leftovers.can_go(n, fit, complete=complete)]
-    if complete and len(left) == len(fit.spare) and not acts_on_numbers(model):
+    only_copied = complete and len(left) == len(fit.spare) and not acts_on_numbers(model)
+    if only_copied:
         _copy(values, fit.pairs, tensors)
     else:
         left = _by_itself(ModuleLoading(model, replace(checkpoint, tensors=tensors), leftovers, ties), shapes, fit)
     checkpoint.check_unchanged()
-    return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking, packed=packed)
+    in_file = {n: tensors[there] for n, there in fit.pairs.items() if only_copied and is_mapped(tensors[there])}
+    return WeightsTaken((*ignored, *left), checkpoint.averaged, lacking, (), packed, only_copied, in_file)
 
 
 def _load_adapter(

@@ -174,7 +174,7 @@ def _restored_on_failure(model: nn.Module) -> Iterator[None]:
                 for name in set(registry) - names.get(id(registry), set(registry)):
                     del registry[name]
         for slot in before.slots:
-            if slot.tensor.shape != slot.copy.shape or slot.tensor.dtype != slot.copy.dtype:
+            if slot.tensor.shape != slot.copy.shape or slot.tensor.dtype != slot.dtype:
                 slot.tensor.data = slot.copy
             slot.put_back()
         raise
