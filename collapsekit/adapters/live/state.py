@@ -27,7 +27,7 @@ class Slot:
 
     @property
     def before(self) -> Tensor:
-        """What the tensor held."""
+        """What the tensor held, in its shape."""
         return self.copy.to(self.dtype)
 
     @property

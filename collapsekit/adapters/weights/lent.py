@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,33 +58,36 @@ class LentWeights:
         there = model.state_dict()
         if list(there) != list(self.tensors):
             raise NotLentError("it has other weights the second time")
-        given: dict[int, nn.Parameter] = {}  # so that what is tied stays so
+        placed: dict[int, Tensor] = {}  # so that what is tied stays so
         with torch.no_grad():
             for name, value in there.items():
                 ours = self.tensors[name]
                 if not isinstance(value, Tensor) or value.shape != ours.shape or value.dtype != ours.dtype:
                     raise NotLentError(f"its {name!r} is another one the second time")
-                if value.is_meta:
-                    self._place(model, name, ours, given)
+                if value.is_meta or value.device != ours.device:  # from a device nothing is copied back
+                    self._place(model, name, ours, placed)
                 elif value.data_ptr() != ours.data_ptr():
                     value.copy_(ours)
         empty = next((n for n, p in [*model.named_parameters(), *model.named_buffers()] if p.is_meta), None)
         if empty is not None:
             raise NotLentError(f"{empty!r} follows from weights, or is not in its state_dict")
 
-    def _place(self, model: nn.Module, name: str, ours: Tensor, given: dict[int, nn.Parameter]) -> None:
+    def _place(self, model: nn.Module, name: str, ours: Tensor, placed: dict[int, Tensor]) -> None:
         path, _, key = name.rpartition(".")
         try:
-            registry = model.get_submodule(path)._parameters
+            module = model.get_submodule(path)
         except AttributeError:
-            registry = {}
-        old = registry.get(key)
-        if old is None:
-            raise NotLentError(f"{name!r} is no parameter of it")
-        if id(old) not in given:
-            value = ours.detach().clone() if name in self.moving else ours.detach()
-            given[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
-        registry[key] = given[id(old)]
+            raise NotLentError(f"{name!r} is in no module of it") from None
+        old = module._parameters.get(key)
+        if old is not None:
+            if id(old) not in placed:
+                value = ours.detach().clone() if name in self.moving else ours.detach()
+                placed[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+            module._parameters[key] = cast("nn.Parameter", placed[id(old)])
+        elif module._buffers.get(key) is not None:
+            module._buffers[key] = ours.detach().clone()  # few, and often written to
+        else:
+            raise NotLentError(f"{name!r} is no parameter and no buffer of it")
 
     @contextmanager
     def built(self) -> Iterator[None]:
