@@ -102,7 +102,8 @@ def prose(page: Path) -> str:
     """A page without the files that it tells to write, and without mentions of them."""
     text = page.read_text(encoding="utf-8")
     for path in WRITTEN.findall(text):
-        text = text.replace(path, "").replace(path.removesuffix(".py").replace("/", "."), "")
+        module = path.removesuffix(".py").replace("/", ".")
+        text = re.sub(rf"(?<!\w)({re.escape(path)}|{re.escape(module)})(?!\w)", "", text)
     return re.sub(r"^```\w+\n(?:# |<!-- ) *(?:-->)?\n.*?^```$", "", text, flags=re.M | re.S)
 
 
