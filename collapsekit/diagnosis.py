@@ -54,6 +54,10 @@ from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
+PATHWAY, TOKENS = (
+    "pathway",
+    "tokens",
+)  # the probe that runs by default where this is the task
 JUDGING = "verdicts and files"  # the stage after the probes
 FIRST = 64  # examples, at least, that an estimate looks at
 
@@ -213,7 +217,8 @@ def _checked(
     files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
     without = not options.controls or (options.profile == "quick" and not options.probes)
     skip = (*options.skip, CONTROLS) if without else options.skip
-    chosen = choose_probes(options.probes, skip, files, also=[SUBSETS] if options.subsets else [])
+    also = [SUBSETS] * options.subsets + [PATHWAY] * (not options.probes and config.task == TOKENS)
+    chosen = choose_probes(options.probes, skip, files, also=also)
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()
     all_options = check_options(options.options or {})

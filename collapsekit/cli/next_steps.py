@@ -14,7 +14,7 @@ from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._next import ask_more, gate_outcome, judge_more
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.recommend import recommend, weak_modalities
+from collapsekit.report.recommend import advise, recommend, weak_modalities
 from collapsekit.report.repair import WEIGHTS, RepairReport
 from collapsekit.session.command_line import words_of
 
@@ -111,7 +111,11 @@ def after_comparison(typed: Sequence[str], options: CompareOptions) -> tuple[Nex
 
 
 def _repair(report: Report, typed: Request[DiagnoseOptions]) -> NextStep:
-    methods, why = recommend(report, weak_modalities(report))
+    weak = weak_modalities(report)
+    advice = advise(report, weak)
+    if advice is not None:
+        return NextStep(clean(advice, TEXT_LIMIT))
+    methods, why = recommend(report, weak)
     shared = {name: getattr(typed.options, name) for name in _SHARED}
     options = RepairOptions.make(method=",".join(methods), **shared)
     return NextStep(clean(why, TEXT_LIMIT), typed.command("repair", options))

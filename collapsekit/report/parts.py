@@ -13,6 +13,9 @@ from collapsekit.report.base import Frozen, Interval, Number, Positive, Whole
 # The least and the most that a number can be; null for an end that it does not have.
 Limits = tuple[Number | None, Number | None]
 ModalityState = Literal["used", "underused", "collapsed", "uninformative", "inconclusive"]
+# Why a modality is collapsed or underused: it never reaches the answer, others suffice, its encoder does not hold it, or
+# what follows does not heed it.
+Cause = Literal["not there", "prior", "not seen", "seen but not believed"]
 OverallState = Literal["collapsed", "underused", "healthy", "inconclusive"]
 
 
@@ -171,6 +174,15 @@ class ModalityVerdict(Frozen):
     at_most: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
     at_least: Literal["underused"] | None = Field(default=None, json_schema_extra={"since": 2})
     missing: str | None = Field(default=None, json_schema_extra={"since": 2})  # what a full judgement of it lacks
+    # Why it is collapsed, underused or at most that, where the probe pathway ran and tells; else it is not written.
+    cause: Cause | None = Field(default=None, json_schema_extra={"since": 2})
+
+    @model_serializer(mode="wrap")
+    def _without_absent_cause(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("cause") is None:
+            written.pop("cause", None)
+        return written
 
 
 class Subject(Frozen):

@@ -13,6 +13,17 @@ def weak_modalities(report: Report) -> tuple[str, ...]:
     return tuple(m for m in report.subject.modalities if is_weak(report.modalities[m]))
 
 
+def advise(report: Report, weak: Sequence[str]) -> str | None:
+    """Say what to mend where no training helps any of the ``weak`` modalities, by their causes; None where it may help."""
+    causes = {m: report.modalities[m].cause for m in weak}
+    if not causes or not set(causes.values()) <= {"not there", "prior"}:
+        return None
+    missing = [m for m, cause in causes.items() if cause == "not there"]
+    if missing:
+        return f"mend how {' and '.join(missing)} reaches the model, which no training does; then diagnose again."
+    return f"on these examples nothing is lost: ask what needs {' and '.join(causes)}, then diagnose again."
+
+
 def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str]:
     """Recommend the methods to run, in order, and say why.
 
@@ -24,7 +35,7 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
     if bare:
         have = "have no encoders of their own" if len(bare) > 1 else "has no encoder of its own"
         return ("dropout",), f"{' and '.join(bare)} {have} that could be taught, so modality dropout, which needs none."
-    kept = {m: share for m in weak if (share := kept_by(report, m)) is not None}
+    kept = {m: share for m in weak if (share := _kept_or_seen(report, m)) is not None}
     if len(kept) == len(weak) and all(share >= KEPT for share in kept.values()):
         return ("dropout",), (
             f"the {_encoders(weak)} of {' and '.join(weak)} still {_hold(weak)} what can be learned alone, so it is the "
@@ -38,6 +49,13 @@ def recommend(report: Report, weak: Sequence[str]) -> tuple[tuple[str, ...], str
     )
     them = "them" if len(lost or weak) > 1 else "it"
     return ("kd", "dropout"), f"{why}: distillation into {them} first, then modality dropout."
+
+
+def _kept_or_seen(report: Report, modality: str) -> float | None:
+    """The part that is kept beside an encoder trained alone; where none was trained, 1 or 0 by the cause that is named."""
+    kept = kept_by(report, modality)
+    seen = {"seen but not believed": 1.0, "not seen": 0.0}
+    return seen.get(str(report.modalities[modality].cause)) if kept is None else kept
 
 
 def _has_encoder(report: Report, modality: str) -> bool:

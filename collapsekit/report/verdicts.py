@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from collapsekit.report.parts import Judged, ModalityState, ModalityVerdict, OverallState, Result
+from collapsekit.report.parts import Cause, Judged, ModalityState, ModalityVerdict, OverallState, Result
+from collapsekit.report.rules.causes import KEPT, find_cause
 from collapsekit.report.rules.evidence import Estimate, ModalityEvidence
 
 RULES = 2  # these; a report says which it was judged by
@@ -29,7 +30,6 @@ ENOUGH = 0.6  # part of what a modality's readout gains alone that the whole mod
 WEAK = 1.5  # factor by which a due may be off where no encoder was trained alone
 TWICE = 2.0  # the ratio is given up to this
 UNREAD = 0.05  # part of the norm of the first layer that reads it under which a modality is said not to be read
-KEPT = 0.7  # part of what its encoder can learn alone from which a collapsed modality is said to be lost later
 FAILED = "probe_failed"  # the name of the warning that an error ended a probe
 DECIDING = ("reliance", "utilisation")  # probes without which there is no verdict that could pass
 SHARE = 0.02  # share of all credit under which a modality that says nothing alone counts as not used
@@ -73,6 +73,7 @@ class _Finding:
     at_most: Literal["underused"] | None = None  # of one that is not decided: no better than that for sure
     at_least: Literal["underused"] | None = None  # nor worse than that
     missing: str | None = None  # what a full judgement lacks, in words that follow "as"
+    cause: Cause | None = None  # of one that is surely less used than it could be, where it is known
 
 
 def judge(results: Iterable[Result], modalities: Sequence[str], metric: str) -> Verdicts:
@@ -299,6 +300,7 @@ def _judge_one(case: _Case, metric: str) -> ModalityVerdict:
         at_most=found.at_most,
         at_least=found.at_least,
         missing=found.missing,
+        cause=found.cause,
     )
 
 
@@ -384,16 +386,20 @@ def _by_ratio(case: _Case, ratio: Estimate, alone: bool, metric: str) -> _Findin
     if ratio.value >= TWICE:
         part = f"at least twice {DUE}"
     if ratio.high * case.down < COLLAPSED:
-        return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {part}.{_why(evidence, metric)}")
+        cause, why = _cause_or_why(evidence, name, metric)
+        return _Finding("collapsed", f"{_able(evidence, name, alone, metric)} only {part}.{why}", cause=cause)
     over = ratio.low > COLLAPSED * case.up and _is_used(evidence, MARGIN)
     if over and ratio.value >= USED * case.up and _whatever_is_due(case) and not _less_than_alone(evidence):
         return _Finding("used", f"The model gives {name} {part}.")
     if over and ratio.value < USED / case.down and case.up == 1:
-        return _Finding("underused", f"The model gives {name} {part}: it uses {name}, but for less than it is worth.")
+        cause, why = _cause(evidence, name)
+        less = f"The model gives {name} {part}: it uses {name}, but for less than it is worth.{why}"
+        return _Finding("underused", less, cause=cause)
     at_least: Literal["underused"] | None = "underused" if over else None
     if ratio.high < USED / case.down:
-        surely = f"The model gives {name} {part}, so it is at most underused"
-        return _Finding("inconclusive", f"{surely}: {_would_decide(case)}.", "underused", at_least, case.missing)
+        cause, why = _cause(evidence, name)
+        surely = f"The model gives {name} {part}, so it is at most underused: {_would_decide(case)}.{why}"
+        return _Finding("inconclusive", surely, "underused", at_least, case.missing, cause)
     return _Finding("inconclusive", _open(case, part, over), None, at_least, case.missing)
 
 
@@ -459,6 +465,18 @@ def kept_part(prior: float, left: float, alone: float) -> float | None:
         The part, 1 for all; None where one trained alone gains nothing.
     """
     return (prior - left) / (prior - alone) if prior > alone else None
+
+
+def _cause_or_why(evidence: ModalityEvidence, name: str, metric: str) -> tuple[Cause | None, str]:
+    """The cause that pathway tells, with its sentence; else where what was read out of encoders says that it is lost."""
+    cause, sentence = _cause(evidence, name)
+    return cause, sentence if cause is not None else _why(evidence, metric) + sentence
+
+
+def _cause(evidence: ModalityEvidence, name: str) -> tuple[Cause | None, str]:
+    """The cause that pathway tells, and its sentence behind a space; nothing where it did not run."""
+    found = find_cause(evidence, name)
+    return (None, "") if found is None else (found.cause, f" {found.sentence}")
 
 
 def _why(evidence: ModalityEvidence, metric: str) -> str:

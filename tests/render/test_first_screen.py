@@ -143,6 +143,9 @@ def test_a_reason_is_its_first_sentence_in_fewer_words() -> None:
     lines = write_screen(base.model_copy(update={"modalities": each}), (), ()).splitlines()
     assert "audio  reaches 0.94 accuracy alone, yet gets only 9% [8%, 9%] of its due." in lines
     assert "image  gets 24% [23%, 26%] of its due: it uses image, but for less than it is…" in lines
+    each["audio"] = each["audio"].model_copy(update={"cause": "seen but not believed"})
+    lines = write_screen(base.model_copy(update={"modalities": each}), (), ()).splitlines()
+    assert "audio  seen but not believed: reaches 0.94 accuracy alone, yet gets only 9%…" in lines
 
 
 @settings(max_examples=30)

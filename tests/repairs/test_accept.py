@@ -13,7 +13,7 @@ from torch import Tensor
 from collapsekit.repairs.acceptance import beats, metric_check, score_check, still_used_check
 from collapsekit.repairs.training.job import Job, held_expectations
 from collapsekit.report.diagnosis import ModalityVerdict, Report
-from collapsekit.report.recommend import kept_by, recommend
+from collapsekit.report.recommend import advise, kept_by, recommend
 from tests.factories import make_plain_report, make_result, make_subject
 from tests.repairs.making import make_job, make_model
 
@@ -242,3 +242,32 @@ def test_where_nothing_can_be_learned_alone_it_is_not_known() -> None:
     }
     assert recommend(report({"audio": 0.9}, values), ("audio",))[0] == ("kd", "dropout")
     assert recommend(report({"audio": 0.9}), ("audio",))[0] == ("kd", "dropout")
+
+
+def caused(**causes: Any) -> Report:
+    base = told(**dict.fromkeys(causes))
+    found = {m: base.modalities[m].model_copy(update={"cause": cause}) for m, cause in causes.items()}
+    return base.model_copy(update={"modalities": {**base.modalities, **found}})
+
+
+@pytest.mark.parametrize(
+    ("causes", "said"),
+    [
+        ({"audio": "not there"}, "mend how audio reaches the model"),
+        ({"audio": "prior"}, "ask what needs audio"),
+        ({"image": "prior", "audio": "not there"}, "mend how audio reaches the model"),
+        ({"audio": "not seen"}, None),
+        ({"image": "not there", "audio": "seen but not believed"}, None),
+        ({"audio": None}, None),
+    ],
+)
+def test_where_no_training_helps_what_does_is_said(causes: dict[str, str | None], said: str | None) -> None:
+    found = advise(caused(**causes), tuple(causes))
+    assert found is None if said is None else said in str(found)
+    assert advise(caused(**causes), ()) is None
+
+
+def test_a_cause_tells_what_an_encoder_holds_where_none_was_trained_alone() -> None:
+    assert recommend(caused(audio="seen but not believed"), ("audio",))[0] == ("dropout",)
+    assert recommend(caused(audio="not seen"), ("audio",))[0] == ("kd", "dropout")
+    assert "never learned" in recommend(caused(audio="not seen"), ("audio",))[1]

@@ -17,7 +17,7 @@ from collapsekit.gating.decide import decide
 from collapsekit.io.safe_text import TEXT_LIMIT, clean
 from collapsekit.render.views._screen import NextStep
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.recommend import recommend, weak_modalities
+from collapsekit.report.recommend import advise, recommend, weak_modalities
 from collapsekit.report.verdicts import DECIDING
 
 # Of a diagnosis's words: those that a repair takes, too, those that a gate takes, which diagnoses the checkpoint once more,
@@ -72,7 +72,10 @@ def recorded_steps(report: Report, unnamed: Sequence[str] = ()) -> tuple[NextSte
     here = report.subject.engine is None  # no weights of a model that is elsewhere can be trained
     weak = weak_modalities(report) if here else ()
     steps = []
-    if weak:
+    advice = advise(report, weak)
+    if advice is not None:
+        steps.append(NextStep(clean(advice, TEXT_LIMIT)))
+    elif weak:
         methods, why = recommend(report, weak)
         subject = tuple(_subject(report, _KEPT, unnamed))
         command = ("collapsekit", "repair", *subject, "--method", ",".join(methods)) if subject else ()

@@ -239,7 +239,8 @@ def _brief(name: str, verdict: ModalityVerdict) -> str:
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z])", verdict.reason, maxsplit=1)[0]
     first = first.replace(f"The model gives {name} ", "gets ").removeprefix(f"{name} ")
     first = first.replace("yet the model gives it only", "yet gets only")
-    return first.replace(f"of {DUE}", "of its due").replace(f"twice {DUE}", "twice its due")
+    first = first.replace(f"of {DUE}", "of its due").replace(f"twice {DUE}", "twice its due")
+    return first if verdict.cause is None else f"{verdict.cause}: {first}"  # what follows may be cut off
 
 
 def view_steps(steps: Sequence[NextStep], columns: int) -> Iterator[doc.Section]:

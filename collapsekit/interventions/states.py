@@ -1,0 +1,76 @@
+"""What a submodule gives for each example, where it is no encoder that the config names: packed, say, for a whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.adapters.base import Adapter
+from collapsekit.errors import NumericsError
+from collapsekit.features.features import Features
+from collapsekit.interventions.replay import predict
+
+TOKENS = 4  # parts of a sequence of states whose means are read side by side
+
+
+def states_of(
+    adapter: Adapter,
+    features: Features,
+    module: nn.Module,
+    rows: Iterable[int],
+    swap: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Run the whole model on each example by itself, and take what one submodule gives for it.
+
+    By itself, as the rows of a packed output are nobody's in a batch.
+
+    Args:
+        adapter: the model.
+        features: recorded examples.
+        module: the submodule.
+        rows: which examples.
+        swap: by modality, the examples (n,) that it is taken from instead.
+
+    Returns:
+        (rows, TOKENS * d): the states of each example in TOKENS equal parts of their sequence, each averaged.
+
+    Raises:
+        NumericsError: where the submodule gives no floating tensor, or is not called for an example.
+    """
+    seen: list[Tensor] = []
+
+    def listen(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found = _tensor_in(output)
+        if found is not None:
+            seen.append(found.detach().float().cpu())
+
+    handle = module.register_forward_hook(listen)
+    made = []
+    try:
+        for row in rows:
+            seen.clear()
+            here = torch.tensor([row])
+            predict(adapter, features, swap={m: other[here] for m, other in (swap or {}).items()}, rows=here)
+            if not seen:
+                raise NumericsError("the submodule whose states are read gives no tensor when an example is run")
+            made.append(_in_parts(seen[-1]))
+    finally:
+        handle.remove()
+    return torch.stack(made)
+
+
+def _tensor_in(output: Any) -> Tensor | None:
+    """The first floating tensor of an output, which may be a tuple or one of transformers' outputs."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() else None
+    parts = output.values() if hasattr(output, "values") else output if isinstance(output, tuple | list) else ()
+    return next((found for part in parts if (found := _tensor_in(part)) is not None), None)
+
+
+def _in_parts(states: Tensor) -> Tensor:
+    """States (..., d) of one example to the means of TOKENS equal parts of their sequence, side by side."""
+    tokens = states.reshape(-1, states.shape[-1])
+    return torch.nn.functional.adaptive_avg_pool1d(tokens.T[None], TOKENS)[0].T.flatten()
