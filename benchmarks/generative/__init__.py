@@ -1,0 +1,1 @@
+"""Verdicts on tiny vision-language models whose truth is known because it was planted."""
