@@ -136,7 +136,7 @@ def _undecided(verdict: ModalityVerdict, name: str, ended: str) -> ModalityVerdi
         f"Whether the model uses {name} is not known, because an error ended {ended}: see its `error` in the results."
     )
     changes = {"verdict": "inconclusive", "reason": reason, "missing": f"an error ended {ended}"}
-    return verdict.model_copy(update={**changes, "at_most": None, "at_least": None})
+    return verdict.model_copy(update={**changes, "at_most": None, "at_least": None, "cause": None})
 
 
 def _no_better_than_guessing(results: Sequence[Result]) -> bool:

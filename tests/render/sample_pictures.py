@@ -148,7 +148,23 @@ def _growing(b: Builder, names: tuple[str, ...]) -> None:
         )
 
 
-PARTS = (_controls, _collision, _entanglement, _similarity, _robustness, _gradient_rank, _fusion_gain, _growing)
+def _pathway(b: Builder, names: tuple[str, ...]) -> None:
+    for i, n in enumerate(names):
+        b.value("pathway.moves", 0.9 / 3**i, unit="share", modality=n)
+        b.value("pathway.adds", 0.05 * i, unit="share", modality=n)
+
+
+PARTS = (
+    _controls,
+    _collision,
+    _entanglement,
+    _similarity,
+    _robustness,
+    _gradient_rank,
+    _fusion_gain,
+    _growing,
+    _pathway,
+)
 
 
 @cache

@@ -33,7 +33,7 @@ UNDRAWN = {
     "gradient_rank.block_norm gradient_rank.layer_norm polysemanticity.drive_entropy polysemanticity.check spectrum.spread "
     "polysemanticity.cross_modal_fraction collision.pair_share "
     "entanglement.conjugates entanglement.feature_ratio entanglement.expected_ratio entanglement.gamma "
-    "entanglement.gradient_sum entanglement.expected_sum",
+    "entanglement.gradient_sum entanglement.expected_sum pathway.spread pathway.held_loss",
     "it is a step on the way to the credit and due that are drawn, or to the verdict": "utilisation.share utilisation.ratio "
     "utilisation.score utilisation.alone_gain utilisation.alone_metric utilisation.due_at_most utilisation.learned "
     "utilisation.learnable utilisation.costs_now utilisation.costs_if_missing",
