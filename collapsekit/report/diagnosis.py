@@ -230,7 +230,7 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
 
 _WORST_FIRST = ("collapsed", "underused", "inconclusive", "uninformative", "used")
 _NUMBERS = ("score", "interval", "costs_now", "costs_if_missing")  # of a verdict, the same by all rules
-_STATES = ("verdict", "at_most", "at_least", "missing")
+_STATES = ("verdict", "at_most", "at_least", "missing", "cause")
 
 
 def _judged_again(report: Report) -> Iterator[str]:
@@ -253,7 +253,7 @@ def _judged_again(report: Report) -> Iterator[str]:
 def _by_the_first_rules(report: Report, each: Mapping[str, ModalityVerdict]) -> Iterator[str]:
     overall, states, words = judge_states(report.results, report.subject.modalities)
     for m, state in states.items():
-        nothing_more = each[m].model_copy(update={"verdict": state, "at_most": None, "at_least": None, "missing": None})
+        nothing_more = each[m].model_copy(update={**dict.fromkeys(_STATES), "verdict": state})
         yield from _differences(m, report.modalities[m], nothing_more, (*_STATES, *_NUMBERS))
     if report.verdict != overall:
         yield f"the report's verdict is {report.verdict}, but the verdicts of its modalities give {overall}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from collapsekit.report.diagnosis import Report
-from collapsekit.report.verdicts import KEPT, is_weak, kept_part
+from collapsekit.report.rules.causes import KEPT
+from collapsekit.report.verdicts import is_weak, kept_part
 
 
 def weak_modalities(report: Report) -> tuple[str, ...]:

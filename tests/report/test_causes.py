@@ -9,7 +9,8 @@ import pytest
 from collapsekit.report.diagnosis import ModalityVerdict, Result
 from collapsekit.report.rules.causes import KEPT, NEEDLESS, SAME, find_cause
 from collapsekit.report.rules.evidence import ModalityEvidence
-from collapsekit.report.verdicts import judge
+from collapsekit.report.verdicts import RULES, judge
+from tests.factories import make_plain_report
 
 NUMBERS = {
     "pathway.moves": 0.2,
@@ -102,9 +103,19 @@ def test_a_collapsed_verdict_names_its_cause_and_reads_as_its_evidence_says() ->
     assert "pathway.held_loss" in verdict.evidence
 
 
+def test_a_cause_that_its_results_do_not_give_is_found_out() -> None:
+    report = make_plain_report(collapsed(*NUMBERS), ("image",), rules=RULES)
+    said = report.modalities["image"].model_copy(update={"cause": "prior"})
+    forged = report.model_copy(update={"modalities": {"image": said}})
+    found = "; ".join(forged.contradictions())
+    assert "cause of 'image' is" in found
+    right = judge(report.results, ("image",), "accuracy").each
+    assert "cause of" not in "; ".join(report.model_copy(update={"modalities": right}).contradictions())
+
+
 def test_what_is_at_most_underused_has_its_cause_too() -> None:
     results = [r for r in collapsed(*NUMBERS) if r.name != "utilisation.ratio"]
-    verdict = judge([*results, result("utilisation.ratio", 0.12, (0.11, 0.13))], ["image"], "accuracy").each["image"]
+    verdict = judge([*results, result("utilisation.ratio", 0.17, (0.14, 0.2))], ["image"], "accuracy").each["image"]
     assert (verdict.verdict, verdict.at_most, verdict.cause) == ("inconclusive", "underused", "seen but not believed")
 
 
