@@ -147,7 +147,7 @@ def run(session: Session) -> Iterator[Result]:
     moves = _movement(session)
     for i, m in enumerate(session.modalities):
         yield MOVES.fill(task).result(moves[m], None, modality=m)
-        yield from _held(session, m)
+        yield from _weigh_states(session, m)
         yield _added(session, i, m)
 
 
@@ -167,7 +167,7 @@ def _movement(session: Session) -> dict[str, float]:
     return {m: value if value > least else 0.0 for m, value in moves.items()}
 
 
-def _held(session: Session, modality: str) -> Iterator[Result]:
+def _weigh_states(session: Session, modality: str) -> Iterator[Result]:
     """What the modality's states say of the answer, and how far they vary."""
     task, note = session.task, None
     try:
