@@ -1,6 +1,7 @@
 """What a user can cause and act on: one sentence, one exit code each.
 
-docs/errors.md is made of the docstrings: what happened, then paragraphs that begin with ``Causes:`` and ``What to do:``.
+The pages of docs/errors are made of the docstrings: what happened, then paragraphs that begin with ``Causes:`` and
+``What to do:``.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ DOCS = ROOT / "docs"
 PACKAGE = ROOT / "collapsekit"
 REGIONS: dict[str, Callable[[], str]] = {}
 _REGION = re.compile(r"(<!-- generated: ([\w-]+) -->\n)(.*?)(<!-- end: ([\w-]+) -->)", re.S)
+NEW_ERROR = (
+    "# {name}\n\n<!-- generated: {name} -->\n<!-- end: {name} -->\n\nHow errors are raised: [errors](README.md).\n"
+)
 _COST = {"nothing": "nothing", "heads": "linear heads", "models": "linear heads; models unless `--profile quick`"}
 
 
@@ -41,9 +44,10 @@ def generate(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         begin, name, _, end, closing = match.groups()
-        if name not in REGIONS or closing != name:
+        make = partial(error_page, name) if name.endswith("Error") else REGIONS.get(name)
+        if make is None or closing != name:
             raise ValueError(f"region {name!r} ends as {closing!r}; known regions: {', '.join(sorted(REGIONS))}")
-        return f"{begin}{REGIONS[name]()}\n{end}"
+        return f"{begin}{make()}\n{end}"
 
     outside = _REGION.sub("", text)
     if re.search(r"<!-- (generated|end): ", outside):
@@ -215,27 +219,48 @@ def exit_codes_line() -> str:
 
 @region("errors")
 def errors() -> str:
-    """A section an error class, wherever in the package it stands: its docstring, and the exit code."""
-    found = error_classes()
-    parts = []
-    for name, kind in found.items():
-        about, *rest = [" ".join(p.split()) for p in inspect.cleandoc(kind.__doc__ or "").split("\n\n")]
-        said = dict(p.split(": ", 1) for p in rest if ": " in p)
-        if set(said) != {"Causes", "What to do"}:
-            raise ValueError(f"the docstring of {name} needs two paragraphs, Causes: and What to do:")
-        about = about.replace("``", "`").removesuffix(".").removesuffix(f" (exit {kind.exit_code})")
-        parent = kind.__mro__[1].__name__
-        lines = [
-            f"## {name}",
-            f"{about}.",
-            f"- **Exit code:** {kind.exit_code}" + (f". A [{parent}](#{parent.lower()})." if parent in found else ""),
-            f"- **Causes:** {said['Causes'].replace('``', '`')}",
-            f"- **What to do:** {said['What to do'].replace('``', '`')}",
-        ]
-        parts.append("\n".join([lines[0], "", textwrap.fill(lines[1], 120), "", *lines[2:]]))
-    return "\n\n".join(parts)
+    """A row an error class, wherever in the package it stands."""
+    rows = [(f"[{name}]({name}.md)", str(kind.exit_code), _about(kind)) for name, kind in error_classes().items()]
+    return table(("class", "exit code", "what happened"), rows)
 
 
+def error_page(name: str) -> str:
+    """The page of one error class: its docstring, and the exit code."""
+    kind = error_classes()[name]
+    parts = [" ".join(p.split()) for p in inspect.cleandoc(kind.__doc__ or "").split("\n\n")[1:]]
+    said = dict(p.split(": ", 1) for p in parts if ": " in p)
+    if set(said) != {"Causes", "What to do"}:
+        raise ValueError(f"the docstring of {name} needs two paragraphs, Causes: and What to do:")
+    parent = kind.__mro__[1].__name__
+    above = f". It is a [{parent}]({parent}.md), too." if parent in error_classes() else ""
+    below = [f"[{other}]({other}.md)" for other, one in error_classes().items() if one.__mro__[1] is kind]
+    lines = [
+        textwrap.fill(f"{_about(kind)}.", 120),
+        "",
+        f"- **Exit code:** {kind.exit_code}{above}",
+        f"- **Causes:** {said['Causes'].replace('``', '`')}",
+        f"- **What to do:** {said['What to do'].replace('``', '`')}",
+        f"- **From Python:** `{_import_of(kind)}`",
+        *([f"- **More exact:** {', '.join(below)}"] if below else []),
+    ]
+    return "\n".join(lines)
+
+
+def _about(kind: Any) -> str:
+    """The first sentence of a class's docstring, without its exit code."""
+    first = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
+    return str(first.replace("``", "`").removesuffix(".").removesuffix(f" (exit {kind.exit_code})"))
+
+
+def _import_of(kind: Any) -> str:
+    """The line that imports a class from where users may."""
+    for module in ("collapsekit", "collapsekit.ext"):
+        if kind.__name__ in importlib.import_module(module).__all__:
+            return f"from {module} import {kind.__name__}"
+    return f"from {kind.__module__} import {kind.__name__}"
+
+
+@cache
 def error_classes() -> dict[str, Any]:
     """Every class of the package that is a CollapsekitError, by name: those of errors.py first, in their order."""
     from collapsekit import errors as base
@@ -543,6 +568,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a page is stale")
     check = parser.parse_args(arguments).check
     stale = []
+    for name in error_classes():
+        page = DOCS / "errors" / f"{name}.md"
+        if not page.exists():
+            stale.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(NEW_ERROR.format(name=name), encoding="utf-8")
     for page in pages():
         text = page.read_text(encoding="utf-8")
         fresh = generate(text)

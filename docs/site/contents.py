@@ -52,7 +52,7 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/commands",
         "docs/config",
         "docs/api",
-        "docs/errors",
+        "docs/errors/",
         "docs/report-schema",
         "docs/reference",
         "docs/measures",

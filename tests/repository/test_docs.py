@@ -119,7 +119,16 @@ def test_every_option_in_the_readme_exists() -> None:
     for command in root.commands.values():  # type: ignore[attr-defined]
         for one in (command, *getattr(command, "commands", {}).values()):
             known |= {o for p in one.params for o in p.opts}
-    names = ("verdicts.md", "gate.md", "tutorial.md", "repairs.md", "compare.md", "python.md", "config.md", "errors.md")
+    names = (
+        "verdicts.md",
+        "gate.md",
+        "tutorial.md",
+        "repairs.md",
+        "compare.md",
+        "python.md",
+        "config.md",
+        "errors/README.md",
+    )
     pages = [read(name) for name in (*names, "reading.md", "limits.md")]
     # Options of benchmarks and of launchers are not ours.
     text = re.sub(r"python -m benchmarks[^`]*|torchrun [^`\n]*?(?=-m collapsekit)", "", "".join([README, *pages]))

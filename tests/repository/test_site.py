@@ -49,20 +49,25 @@ def test_a_page_that_nobody_placed_is_in_the_menu(tmp_path: Path, monkeypatch: p
     assert CONTENTS.menu()[CONTENTS.REST][-2:] == ["docs/new", "docs/repairs/upper"]
 
 
-def test_every_error_class_has_its_section_with_causes_and_a_remedy() -> None:
+def test_every_error_class_has_its_page_with_causes_and_a_remedy() -> None:
     from collapsekit import errors
 
     classes = GENERATOR.error_classes()
     own = {n: k for n, k in vars(errors).items() if isinstance(k, type) and issubclass(k, errors.CollapsekitError)}
     assert own.items() <= classes.items()
     assert {"ContractError", "UnreadableError"} <= set(classes)  # those that stand elsewhere are found, too
-    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## (\w+Error)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
-    assert list(sections) == list(classes)
-    for name, text in sections.items():
-        assert f"**Exit code:** {classes[name].exit_code}" in text
+    folder = ROOT / "docs" / "errors"
+    assert {page.stem for page in folder.glob("*Error.md")} == set(classes)
+    listed = re.findall(r"^\| \[(\w+)\]", (folder / "README.md").read_text(encoding="utf-8"), re.M)
+    assert listed == list(classes)
+    for name, kind in classes.items():
+        text = (folder / f"{name}.md").read_text(encoding="utf-8")
+        assert f"**Exit code:** {kind.exit_code}" in text
         assert re.search(r"\*\*Causes:\*\* \S.{20,}", text)
         assert re.search(r"\*\*What to do:\*\* \S.{20,}", text)
+        assert getattr(importlib.import_module(kind.__module__), name) is kind
+        (line,) = re.findall(r"\*\*From Python:\*\* `(from [\w.]+ import \w+)`", text)
+        exec(line, {})
 
 
 def test_an_error_without_a_remedy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +78,7 @@ def test_an_error_without_a_remedy_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(GENERATOR, "error_classes", lambda: {"BareError": BareError})
     with pytest.raises(ValueError, match="docstring of BareError"):
-        GENERATOR.errors()
+        GENERATOR.error_page("BareError")
 
 
 # --- the picture with numbers
