@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import find_submodule
 from collapsekit.context import Options
 from collapsekit.errors import NumericsError
@@ -16,7 +15,6 @@ from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.marginal import shifts
 from collapsekit.interventions.replay import predict_many
-from collapsekit.interventions.states import states_of
 from collapsekit.measures import LOSS, Finding, Measure, Panel, Picture, declare
 from collapsekit.probes._shared import estimate
 from collapsekit.readouts.choosing import FeatureSet, choose_features
@@ -25,6 +23,7 @@ from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
+from collapsekit.session.states import states_of
 from collapsekit.stats.inference.leave_out import leave_out_means
 
 SOURCE = "Belinkov 2022 (probing classifiers); other examples' values as in Covert et al. 2020 (SAGE)"
@@ -201,13 +200,13 @@ def _find_projector(session: Session, modality: str) -> tuple[str, nn.Module]:
 
     Raises NumericsError where there is none.
     """
-    model, features = session.adapter.model, session.features
+    model = session.adapter.model
     wanted = session.options_of("pathway", PathwayOptions).states.get(modality)
     if wanted is not None:
         return wanted, find_submodule(model, wanted, "states")
     for path, module in model.named_modules():
         if path.endswith(PROJECTORS):
-            found = [m for m in session.modalities if _moves_states(session.adapter, features, module, m)]
+            found = [m for m in session.modalities if _moves_states(session, module, m)]
             if found == [modality]:
                 return path, module
     raise NumericsError(
@@ -216,11 +215,11 @@ def _find_projector(session: Session, modality: str) -> tuple[str, nn.Module]:
     )
 
 
-def _moves_states(adapter: Adapter, features: Features, module: nn.Module, modality: str) -> bool:
-    n = len(features)
+def _moves_states(session: Session, module: nn.Module, modality: str) -> bool:
+    n = len(session.features)
     other = (torch.arange(n) + 1) % n
     rows = range(min(2, n))
-    own, moved = (states_of(adapter, features, module, rows, swap) for swap in (None, {modality: other}))
+    own, moved = (states_of(session, module, rows, swap) for swap in (None, {modality: other}))
     return not torch.equal(own, moved)
 
 
@@ -231,7 +230,7 @@ def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Te
 
     def of(features: Features) -> Tensor:
         if features.split not in known:
-            known[features.split] = states_of(session.adapter, features, module, range(len(features)))
+            known[features.split] = states_of(session.on(features), module, range(len(features)))
         return known[features.split]
 
     chosen = choose_features(session.task, at, [FeatureSet("states", of)])

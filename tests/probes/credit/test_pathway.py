@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import ConfigError
-from collapsekit.interventions.states import TOKENS, states_of
+from collapsekit.session.states import TOKENS, states_of
 from tests.probes.planted import Planted, Study, linear, noise, plain, study
 
 SIZES = {"train": 160, "val": 80, "test": 96}
@@ -121,7 +121,7 @@ def test_another_submodule_is_read_where_it_is_named() -> None:
 
 def test_states_of_an_example_are_its_own() -> None:
     s = packed()
-    found = states_of(s.adapter, s.features, s.adapter.model.get_submodule("connector"), [3, 5])
+    found = states_of(s, s.adapter.model.get_submodule("connector"), [3, 5])
     assert found.shape == (2, TOKENS * 2)
     tokens = s.features.inputs["b"][5].reshape(-1, 2)
     assert torch.equal(found[1], torch.cat([tokens[[0]], tokens[[0]], tokens[[1]], tokens[[1]]]).flatten())

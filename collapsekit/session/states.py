@@ -8,17 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from collapsekit.adapters.base import Adapter
 from collapsekit.errors import NumericsError
-from collapsekit.features.features import Features
 from collapsekit.interventions.replay import predict
+from collapsekit.session.session import Session
 
 TOKENS = 4  # parts of a sequence of states whose means are read side by side
 
 
 def states_of(
-    adapter: Adapter,
-    features: Features,
+    session: Session,
     module: nn.Module,
     rows: Iterable[int],
     swap: Mapping[str, Tensor] | None = None,
@@ -28,8 +26,7 @@ def states_of(
     By itself, as the rows of a packed output are nobody's in a batch.
 
     Args:
-        adapter: the model.
-        features: recorded examples.
+        session: the model on recorded examples.
         module: the submodule.
         rows: which examples.
         swap: by modality, the examples (n,) that it is taken from instead.
@@ -53,7 +50,9 @@ def states_of(
         for row in rows:
             seen.clear()
             here = torch.tensor([row])
-            predict(adapter, features, swap={m: other[here] for m, other in (swap or {}).items()}, rows=here)
+            predict(
+                session.adapter, session.features, swap={m: other[here] for m, other in (swap or {}).items()}, rows=here
+            )
             if not seen:
                 raise NumericsError("the submodule whose states are read gives no tensor when an example is run")
             made.append(_in_parts(seen[-1]))
