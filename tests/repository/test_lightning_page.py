@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.repository.test_own_model_tutorial import run
+from tests.repository.test_own_model_tutorial import plain_environment, run
 from tests.repository.test_tutorials import BLOCK
 
 TEXT = (Path(__file__).parents[2] / "docs" / "lightning.md").read_text(encoding="utf-8")
@@ -103,9 +103,8 @@ def test_the_page_does_as_it_says(tmp_path: Path) -> None:
     here = tmp_path / "empty"
     here.mkdir()
     (here / "my_lightning.py").write_text(OWN, encoding="utf-8")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("COLLAPSEKIT_")}
+    env = plain_environment(tmp_path)
     paths = [str(tmp_path), *filter(None, [env.get("PYTHONPATH")])]
-    env |= {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     env |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
     call(TRAINING, here, env)
 

@@ -33,13 +33,7 @@ def _file(block: str) -> tuple[str, str]:
 
 @pytest.mark.slow
 def test_each_step_does_as_it_says(tmp_path: Path) -> None:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("COLLAPSEKIT_")}
-    env |= {
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "80",
-        "PYTHONIOENCODING": "utf-8",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
+    env = plain_environment(tmp_path)
     here = tmp_path / "empty"
     here.mkdir()
     printed, shown = "", 0
@@ -55,6 +49,13 @@ def test_each_step_does_as_it_says(tmp_path: Path) -> None:
             shown += 1
             assert stands_in(text, printed), (text, printed)
     assert shown >= 5
+
+
+def plain_environment(folder: Path) -> dict[str, str]:
+    """What a reader has who follows a page, and a cache in ``folder``."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COLLAPSEKIT_")}
+    cache = str(folder / "cache")
+    return env | {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8", "XDG_CACHE_HOME": cache}
 
 
 def run(line: str, here: Path, env: dict[str, str]) -> str:

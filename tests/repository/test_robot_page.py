@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from collapsekit.config.load import check_config
 from collapsekit.config.schema import EpisodesConfig
 from collapsekit.io.yaml import parse_yaml
-from tests.repository.test_own_model_tutorial import run
+from tests.repository.test_own_model_tutorial import plain_environment, run
 from tests.repository.test_tutorials import BLOCK, stands_in
 
 TEXT = (Path(__file__).parents[2] / "docs" / "robot.md").read_text(encoding="utf-8")
@@ -50,13 +49,7 @@ def test_every_key_stands_on_the_page() -> None:
 
 @pytest.mark.slow
 def test_each_step_does_as_it_says(tmp_path: Path) -> None:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("COLLAPSEKIT_")}
-    env |= {
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "80",
-        "PYTHONIOENCODING": "utf-8",
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
+    env = plain_environment(tmp_path)
     here = tmp_path / "empty"
     here.mkdir()
     for name, content in _files().items():
