@@ -27,7 +27,8 @@ README = (FOLDER / "README.md").read_text(encoding="utf-8")
 FETCH = "python fetch.py"
 DIAGNOSE = "collapsekit diagnose -p reliance -p utilisation"
 CHECK = "python check.py"
-COMMANDS = (FETCH, DIAGNOSE, CHECK)
+FORECAST = "collapsekit repair --dry-run --profile quick"
+COMMANDS = (FETCH, DIAGNOSE, CHECK, FORECAST)
 
 
 def module(name: str) -> ModuleType:
@@ -149,7 +150,7 @@ def test_the_readme_shows_the_config_and_the_files_that_are_there() -> None:
     assert blocks("yaml") == [(FOLDER / "collapsekit.yaml").read_text(encoding="utf-8")]
     assert set(yaml.safe_load(blocks("yaml")[0])["modalities"]) == set(peptides.NAMES)
     assert [b.strip() for b in blocks("bash")] == list(COMMANDS)
-    named = set(re.findall(r"^\| `([\w.]+)` \|", README, flags=re.M))
+    named = set(re.findall(r"^\| `(\w+\.\w+)` \|", README, flags=re.M))
     assert named == {p.name for p in FOLDER.iterdir() if p.suffix in (".py", ".yaml")}
 
 
@@ -200,3 +201,7 @@ def test_every_command_from_wheel_to_verdict(tmp_path: Path) -> None:
     for line, shown in zip(checked.stdout.splitlines(), by_hand, strict=True):
         assert re.sub(r"[-\d.e+]+", "", line).split() == re.sub(r"[-\d.e+]+", "", shown).split()
         assert numbers(line) == pytest.approx(numbers(shown), rel=0.02, abs=2e-3)
+
+    asked = run(FORECAST)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.startswith("Nothing to gain today")
