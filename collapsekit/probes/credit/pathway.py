@@ -88,7 +88,7 @@ PICTURES = (
                 "pathway.moves",
                 {
                     "clear": "Answers move most with {modality}: by {value}.",
-                    "unclear": "Answers move about as much with {modality} ({value}) as with {second} ({other}).",
+                    "unclear": "It is not clear with what answers move most: {modality} ({value}) or {second} ({other}).",
                 },
             ),
         ),
