@@ -20,6 +20,8 @@ def states_of(
     module: nn.Module,
     rows: Iterable[int],
     swap: Mapping[str, Tensor] | None = None,
+    *,
+    given: bool = False,
 ) -> Tensor:
     """Run the whole model on each example by itself, and take what one submodule gives for it.
 
@@ -30,6 +32,7 @@ def states_of(
         module: the submodule.
         rows: which examples.
         swap: by modality, the examples (n,) that it is taken from instead.
+        given: what the submodule is given, in the place of what it gives.
 
     Returns:
         (rows, TOKENS * d): the states of each example in TOKENS equal parts of their sequence, each averaged.
@@ -39,8 +42,8 @@ def states_of(
     """
     seen: list[Tensor] = []
 
-    def listen(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        found = _tensor_in(output)
+    def listen(_module: nn.Module, inputs: Any, output: Any) -> None:
+        found = _tensor_in(inputs if given else output)
         if found is not None:
             seen.append(found.detach().float().cpu())
 

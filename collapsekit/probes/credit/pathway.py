@@ -216,11 +216,16 @@ def _find_projector(session: Session, modality: str) -> tuple[str, nn.Module]:
 
 
 def _moves_states(session: Session, module: nn.Module, modality: str) -> bool:
+    """Whether what a submodule gives moves with a modality, or what it is given, where it is dead itself."""
     n = len(session.features)
     other = (torch.arange(n) + 1) % n
     rows = range(min(2, n))
-    own, moved = (states_of(session, module, rows, swap) for swap in (None, {modality: other}))
-    return not torch.equal(own, moved)
+
+    def moved(*, given: bool) -> bool:
+        own, exchanged = (states_of(session, module, rows, swap, given=given) for swap in (None, {modality: other}))
+        return not torch.equal(own, exchanged)
+
+    return moved(given=False) or moved(given=True)
 
 
 def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Tensor, float]:

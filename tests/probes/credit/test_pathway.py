@@ -86,6 +86,13 @@ class Merger(nn.Module):
         return x.reshape(-1, 2)
 
 
+class Dead(Merger):
+    """The same whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.0 * super().forward(x)
+
+
 class Packed(nn.Module):
     """No encoder of its own for either modality; one passes a projector that is known by its name."""
 
@@ -109,6 +116,14 @@ def test_a_known_projector_is_read_where_no_encoder_is_named() -> None:
     found = packed().run("pathway")
     assert found["held_loss", "b", None].value < 0.45
     assert found["held_loss", "b", None].note == "read at connector"
+    assert "pathway.states" in str(found["held_loss", "a", None].skipped)
+
+
+def test_a_dead_projector_is_known_by_what_it_is_given() -> None:
+    model = Packed()
+    model.connector = Dead()
+    found = study(model, data(), modalities={m: {"input": m} for m in "ab"}, fusion=None).run("pathway")
+    assert found["spread", "b", None].value == 0
     assert "pathway.states" in str(found["held_loss", "a", None].skipped)
 
 
