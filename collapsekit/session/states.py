@@ -21,7 +21,7 @@ def states_of(
     rows: Iterable[int],
     swap: Mapping[str, Tensor] | None = None,
     *,
-    given: bool = False,
+    at_input: bool = False,
 ) -> Tensor:
     """Run the whole model on each example by itself, and take what one submodule gives for it.
 
@@ -32,7 +32,7 @@ def states_of(
         module: the submodule.
         rows: which examples.
         swap: by modality, the examples (n,) that it is taken from instead.
-        given: what the submodule is given, in the place of what it gives.
+        at_input: what the submodule is given, in the place of what it gives.
 
     Returns:
         (rows, TOKENS * d): the states of each example in TOKENS equal parts of their sequence, each averaged.
@@ -43,7 +43,7 @@ def states_of(
     seen: list[Tensor] = []
 
     def listen(_module: nn.Module, inputs: Any, output: Any) -> None:
-        found = _tensor_in(inputs if given else output)
+        found = _tensor_in(inputs if at_input else output)
         if found is not None:
             seen.append(found.detach().float().cpu())
 

@@ -221,11 +221,13 @@ def _moves_states(session: Session, module: nn.Module, modality: str) -> bool:
     other = (torch.arange(n) + 1) % n
     rows = range(min(2, n))
 
-    def moved(*, given: bool) -> bool:
-        own, exchanged = (states_of(session, module, rows, swap, given=given) for swap in (None, {modality: other}))
+    def moves(*, at_input: bool) -> bool:
+        own, exchanged = (
+            states_of(session, module, rows, swap, at_input=at_input) for swap in (None, {modality: other})
+        )
         return not torch.equal(own, exchanged)
 
-    return moved(given=False) or moved(given=True)
+    return moves(at_input=False) or moves(at_input=True)
 
 
 def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Tensor, float]:
