@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from collapsekit.config.imports import import_object, importable_from
 from collapsekit.config.load import check_config, load_config
-from collapsekit.config.schema import AnswersConfig, Config
+from collapsekit.config.schema import AnswersConfig, Config, EpisodesConfig
 from collapsekit.errors import ConfigError
 from collapsekit.io.yaml import parse_yaml
 
@@ -385,3 +385,10 @@ def test_choices_of_answers_have_to_be_told_apart(choices: list[str]) -> None:
     with pytest.raises(ValidationError, match="choices must be told apart, whatever their case, found"):
         AnswersConfig(choices=tuple(choices))
     assert AnswersConfig(choices=("red", "green")).choices == ("red", "green")
+
+
+def test_which_frames_are_examples_is_a_condition() -> None:
+    assert EpisodesConfig().where is None
+    assert EpisodesConfig(where="phase == 0").where == "phase == 0"
+    with pytest.raises(ValidationError, match="is not FIELD OP INTEGER"):
+        EpisodesConfig(where="phase is first")
