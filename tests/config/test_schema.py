@@ -388,7 +388,7 @@ def test_choices_of_answers_have_to_be_told_apart(choices: list[str]) -> None:
 
 
 def test_which_frames_are_examples_is_a_condition() -> None:
-    assert EpisodesConfig().where is None
+    assert EpisodesConfig(where=None).where is None
     assert EpisodesConfig(where="phase == 0").where == "phase == 0"
     with pytest.raises(ValidationError, match="is not FIELD OP INTEGER"):
         EpisodesConfig(where="phase is first")
