@@ -54,10 +54,7 @@ from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
-PATHWAY, TOKENS = (
-    "pathway",
-    "tokens",
-)  # the probe that runs by default where this is the task
+PATHWAY, TOKENS = "pathway", "tokens"  # the probe that runs by default where this is the task
 JUDGING = "verdicts and files"  # the stage after the probes
 FIRST = 64  # examples, at least, that an estimate looks at
 

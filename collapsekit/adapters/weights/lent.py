@@ -100,9 +100,7 @@ class LentWeights:
             stack.enter_context(warnings.catch_warnings())
             # load_state_dict of a constructor's own, from a file that both builds read
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
-            hook: Any = (
-                self._let_go
-            )  # which may return a parameter, as torch's documentation has it, not its annotation
+            hook: Any = self._let_go  # may return a parameter, by torch's documentation, not by its annotation
             stack.callback(register_module_parameter_registration_hook(hook).remove)
             stack.enter_context(_StayWithoutMemory())
             stack.enter_context(self.guarded())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from collapsekit.errors import CollapsekitError, ConfigError, NumericsError
 from collapsekit.games.coalitions import SUBSETS
@@ -55,34 +55,20 @@ class PricedPart:
     steps: float = 0.0  # beside those counted; below 0: not expected to be run though they are counted
     averaged: float = 0.0  # examples whose answers are averaged as those of replays are
     scored: float = 0.0  # examples that are scored, once a score
-    scored_draws: float = (
-        0.0  # the same of means over draws, whose score is also known without each group that was drawn
-    )
+    scored_draws: float = 0.0  # the same of means over draws, which are also scored without each group that was drawn
     compared: float = 0.0  # distances between two examples in one modality
 
     def __add__(self, other: PricedPart) -> PricedPart:
         """Add up two parts."""
-        return PricedPart(
-            self.cost + other.cost,
-            self.readouts + other.readouts,
-            self.steps + other.steps,
-            self.averaged + other.averaged,
-            self.scored + other.scored,
-            self.scored_draws + other.scored_draws,
-            self.compared + other.compared,
-        )
+        return self._joined(other, 1, self.cost + other.cost)
 
     def without(self, other: PricedPart) -> PricedPart:
         """Leave out what is reckoned beside the counts of another part."""
-        return PricedPart(
-            self.cost,
-            self.readouts - other.readouts,
-            self.steps - other.steps,
-            self.averaged - other.averaged,
-            self.scored - other.scored,
-            self.scored_draws - other.scored_draws,
-            self.compared - other.compared,
-        )
+        return self._joined(other, -1, self.cost)
+
+    def _joined(self, other: PricedPart, sign: int, cost: Cost) -> PricedPart:
+        beside = [f.name for f in fields(self) if f.name != "cost"]
+        return PricedPart(cost, **{name: getattr(self, name) + sign * getattr(other, name) for name in beside})
 
     def seconds(self, units: Mapping[str, float]) -> float:
         """Reckon it, by seconds of one unit of each kind."""
