@@ -47,7 +47,7 @@ def summary(records: Sequence[Record]) -> dict[str, float]:
 
 
 def auroc(scores: Sequence[float], truth: Sequence[bool]) -> float:
-    """Share of (collapsed, other) pairs in the right order, ties half (scikit-learn's roc_auc_score)."""
+    """Share of (collapsed, other) pairs in the right order, ties half (scikit-learn's roc_auc_score); 0.5 without pairs."""
     pairs = [
         (s > o) + 0.5 * (s == o)
         for s, t in zip(scores, truth, strict=True)
@@ -55,7 +55,7 @@ def auroc(scores: Sequence[float], truth: Sequence[bool]) -> float:
         for o, u in zip(scores, truth, strict=True)
         if not u
     ]
-    return sum(pairs) / len(pairs)
+    return sum(pairs) / len(pairs) if pairs else 0.5
 
 
 def best_error(scores: Sequence[float], truth: Sequence[bool]) -> float:

@@ -21,7 +21,7 @@ from collapsekit.adapters.base import (
 from collapsekit.adapters.build import features_path, find_submodule, need_bare
 from collapsekit.adapters.hooks import Reached, Tap, attribute_set, features_by_call, shape_behind
 from collapsekit.adapters.inserts import WithEvidence
-from collapsekit.adapters.live.alone import answer_features, hide_answers, in_some_mode, keep_alone
+from collapsekit.adapters.live.alone import answer_alone, answer_features, hide_answers
 from collapsekit.adapters.live.collated import collated_arguments
 from collapsekit.adapters.live.hints import explain_call
 from collapsekit.adapters.live.inputs import (
@@ -187,9 +187,10 @@ class ModuleAdapter(Adapter):
 
         if modality in self.taps:
             return by_presence(self, inputs, recorded, run)
-        alone = keep_alone(self, modality, inputs)  # the whole model stands for its encoder
-        with attribute_set(self, "hides_answers", self.task.needs_targets):
-            return answer_features(in_some_mode(self.model, lambda: by_presence(self, alone, {}, run)))
+        with attribute_set(self, "hides_answers", self.task.needs_targets):  # the whole model stands for its encoder
+            return answer_features(
+                answer_alone(self, modality, inputs, lambda alone: by_presence(self, alone, {}, run))
+            )
 
     def _live(self, modality: str, recorded: Mapping[str, Activations], ready: Batch) -> Tensor:
         tap = self.taps[modality]

@@ -20,7 +20,7 @@ from collapsekit.checkpoint.read import Checkpoint, read_checkpoint
 from collapsekit.context import Options, Progress
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
-from collapsekit.errors import NumericsError
+from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.features import Features
 from collapsekit.io.transfer import named_to_cpu
 from collapsekit.readouts.cache import baseline_key, load_baseline, store_baseline
@@ -28,6 +28,7 @@ from collapsekit.readouts.choosing import FeatureSet, choose_features
 from collapsekit.readouts.fit import BATCH, PATIENCE, Recipe, fit, in_full, reached, rows_of
 from collapsekit.readouts.linear import FitSplit, UnimodalReadout, make_split
 from collapsekit.readouts.poolings import attention_set, live_unpooled, pooled_by, ways_of
+from collapsekit.user_code.frames import one_line
 
 # What a step is reckoned to cost before it is run, on two modest cores: kept fixed so that what fits into the
 # budget, and so the report, does not depend on how busy the machine is.
@@ -171,7 +172,12 @@ def reckoned(
     if twin is None:
         return "the model cannot be built afresh: give model.factory in the config", 0.0
     in_full(twin)
-    if not reached(twin, at.train, modality):
+    try:
+        weights = reached(twin, at.train, modality)
+    except ConfigError as e:
+        why = one_line(e.__cause__ or e).rstrip(".")
+        return f"the model fails where the other modalities are the same in all examples ({why})", 0.0
+    if not weights:
         return "the modality has no encoder of its own with weights to train", 0.0
     rows = torch.arange(min(BATCH, len(at.train)))
     # With gradient, as torch's counter fails on views of parameters without: latents, say, that are expanded to the batch.

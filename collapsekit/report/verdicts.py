@@ -27,6 +27,7 @@ MARGIN = (
 )
 LEARNED = 0.05  # share of the prior loss that the model has to gain for anything to be used
 ENOUGH = 0.6  # part of what a modality's readout gains alone that the whole model has to gain for it to be used
+MOST = 0.75  # part of the same from which the model has learned this modality, however little that is beside what others say
 WEAK = 1.5  # factor by which a due may be off where no encoder was trained alone
 TWICE = 2.0  # the ratio is given up to this
 UNREAD = 0.05  # part of the norm of the first layer that reads it under which a modality is said not to be read
@@ -346,11 +347,24 @@ def _is_used(evidence: ModalityEvidence, share: float) -> bool:
 
 
 def _learned_nothing(evidence: ModalityEvidence) -> bool:
-    """Whether the model as a whole gains next to nothing of the prior loss, or of what the reference gains."""
+    """Whether the model as a whole gains next to nothing of the prior loss, or little of what the reference gains and much
+    less than this modality does alone."""
     learned, learnable = evidence.get("utilisation.learned"), evidence.get("utilisation.learnable")
     if learned is None:
         return False
-    return learned.value < max(LEARNED, COLLAPSED * learnable.value if learnable is not None else 0.0)
+    if learned.value < LEARNED:
+        return True
+    little = learnable is not None and learned.value < COLLAPSED * learnable.value
+    return little and not _nearly_as_alone(evidence)
+
+
+def _nearly_as_alone(evidence: ModalityEvidence) -> bool:
+    """Whether the whole model gains most of what this modality gains alone, and that is no trifle: it hears a weak one."""
+    learned, prior = evidence.get("utilisation.learned"), evidence.get("utilisation.prior_loss")
+    alone = evidence.get("utilisation.alone_gain")
+    if learned is None or prior is None or alone is None or alone.value < LEARNED * prior.value:
+        return False
+    return learned.value * prior.value >= MOST * alone.value
 
 
 def _less_than_alone(evidence: ModalityEvidence) -> bool:
@@ -413,12 +427,20 @@ def _open(case: _Case, part: str, over: bool) -> str:
     if case.missing is not None:
         return f"The model gives {name} {part}, but that reference may be too weak, as {case.missing}."
     if not over and _learned_nothing(case.evidence):
-        return f"The model gives {name} {part}, but as a whole it gains next to nothing: that may be chance."
+        return f"The model gives {name} {part}, but as a whole it gains {_little(case.evidence)}: that may be chance."
     if not over and not _is_used(case.evidence, MARGIN):
         return f"The model gives {name} {part}, but {_why_chance(case.evidence)}."
     return (
         f"The model gives {name} {part}, which reaches across the limit of {COLLAPSED:.0%}: more examples would decide."
     )
+
+
+def _little(evidence: ModalityEvidence) -> str:
+    """How little a model gains that is taken for one that learned nothing."""
+    learned, learnable = evidence.get("utilisation.learned"), evidence.get("utilisation.learnable")
+    if learned is None or learned.value < LEARNED or learnable is None:
+        return "next to nothing"
+    return f"only {learned.value / learnable.value:.0%} of what the reference gains"
 
 
 def _why_chance(evidence: ModalityEvidence) -> str:

@@ -243,6 +243,48 @@ def test_a_modality_without_encoder_is_trained_alone_with_the_whole_model() -> N
     assert all(p.grad is not None and bool(p.grad.any()) for p in model.head.parameters())
 
 
+class Unpadded(Joined):
+    """Takes what is 0 throughout for padding and leaves it out, as Idefics3 does with pictures; at none it fails."""
+
+    def __init__(self, *, nor_ones: bool = False) -> None:
+        super().__init__()
+        self.nor_ones = nor_ones
+
+    def forward(self, a: Tensor | None = None, b: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        assert b is not None
+        if not bool(b.any()) or (self.nor_ones and len(b) > 1 and bool((b == b[0]).all())):
+            raise RuntimeError("nothing but padding")
+        return super().forward(a, b, x)
+
+
+def test_where_a_model_fails_at_nothing_but_0_the_other_modality_is_1() -> None:
+    adapter = adapt(model := Unpadded(), {"modalities": {"a": None, "b": None}}, arrays())
+    features = extract(adapter, "test")
+    alone = adapter.live("a", features.recorded, features.inputs)
+    assert torch.allclose(alone, model(features.inputs["a"], torch.ones(N, 4)), atol=1e-6)
+    assert model.training == adapt(Joined(), {"modalities": {"a": None, "b": None}}, arrays()).model.training
+
+
+def test_a_modality_that_no_constant_can_stand_beside_is_said_to_lack_its_reference(tmp_path: Path) -> None:
+    torch.save(Unpadded().state_dict(), tmp_path / "ckpt.pt")
+    report = diagnose(
+        tmp_path / "ckpt.pt",
+        config={
+            "model": {"factory": "tests.adapters.test_places:Unpadded", "kwargs": {"nor_ones": True}},
+            "modalities": {"a": None, "b": None},
+        },
+        data=arrays(),
+        probes=["reliance", "utilisation", "prefix_gap"],
+        options={"prefix_gap": {"epochs": 2, "rates": [1e-2]}},
+    )
+    lacks = {m: report.modalities[m].missing for m in "ab"}
+    assert lacks["a"] is not None
+    assert lacks["a"].startswith(
+        "the model fails where the other modalities are the same in all examples (RuntimeError: nothing"
+    )
+    assert "the model fails" not in (lacks["b"] or "")
+
+
 def test_the_reference_of_such_a_modality_is_the_model_trained_on_it(tmp_path: Path) -> None:
     torch.save(Joined().state_dict(), tmp_path / "ckpt.pt")
     config = {

@@ -13,6 +13,7 @@ from collapsekit.report.verdicts import (
     INFORMATIVE,
     LEARNED,
     MARGIN,
+    MOST,
     NOTHING,
     SHARE,
     UNREAD,
@@ -347,9 +348,26 @@ def test_nothing_is_used_by_a_model_that_learned_nothing() -> None:
 def test_nothing_is_used_by_a_model_that_learned_little_of_what_there_is() -> None:
     for learned, state in ((0.8 * COLLAPSED - 1e-3, "inconclusive"), (0.8 * COLLAPSED + 1e-3, "used")):
         whole = [result("utilisation.learned", None, learned), result("utilisation.learnable", None, 0.8)]
-        found = judged([*world({"ratio": 1.0, "gain": 0.05}), *whole])
+        found = judged([*world({"ratio": 1.0, "gain": 0.04}), *whole])
         assert found.verdict == state
-        assert ("as a whole it gains next to nothing" in found.reason) == (state == "inconclusive")
+        assert ("as a whole it gains only" in found.reason) == (state == "inconclusive")
+        assert ("of what the reference gains" in found.reason) == (state == "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("alone", "learned", "state"),
+    [
+        (0.12, MOST * 0.12 + 1e-3, "used"),  # most of what a weak modality says, beside a strong one that is ignored
+        (0.12, MOST * 0.12 - 1e-3, "inconclusive"),
+        (LEARNED + 1e-3, LEARNED + 1e-3, "used"),
+        (LEARNED - 1e-3, LEARNED + 1e-3, "inconclusive"),  # as much as a trifle may be chance
+    ],
+)
+def test_a_weak_modality_is_used_by_a_model_that_gains_most_of_it(alone: float, learned: float, state: str) -> None:
+    whole = [result("utilisation.learned", None, learned), result("utilisation.learnable", None, 1.0)]
+    found = judged([*world({"ratio": 1.0, "gain": alone * PRIOR}), *whole])
+    assert found.verdict == state
+    assert ("of what the reference gains" in found.reason) == (state == "inconclusive")
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])

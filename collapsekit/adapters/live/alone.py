@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 WIDE = 4096  # numbers of an answer up to which all are kept
 
 
-def keep_alone(adapter: Adapter, modality: str, inputs: Batch) -> Batch:
+def keep_alone(adapter: Adapter, modality: str, inputs: Batch, number: float = 0.0) -> Batch:
     """Put the same in the place of every modality but one, in all examples.
 
     Args:
         adapter: the model, which knows which inputs are whose.
         modality: that stays.
         inputs: (n, ...) by key, as the data has them.
+        number: what numbers of the others become.
 
     Returns:
-        The inputs; of the others 0 for numbers and ids, and of values that do not stack one of them for all.
+        The inputs; of the others ``number`` for numbers, 0 for ids, and of values that do not stack one of them for all.
     """
     own = set(adapter.input_keys(modality))
     others = {k for m in adapter.modalities for k in adapter.input_keys(m)} - own
@@ -42,8 +43,39 @@ def keep_alone(adapter: Adapter, modality: str, inputs: Batch) -> Batch:
         if is_stored(objects, key, column):
             out[key] = torch.full_like(column, objects[key].first)
         else:
-            out[key] = torch.zeros_like(column)
+            out[key] = torch.full_like(column, number if column.is_floating_point() else 0)
     return out
+
+
+def answer_alone(adapter: Adapter, modality: str, inputs: Batch, answer: Callable[[Batch], Tensor]) -> Tensor:
+    """Let a model answer one modality while the others are the same in all examples: 0, or where it fails at that, 1.
+
+    Some models take an input that is 0 throughout for padding, and leave it out: Idefics3 does so with pictures, and then
+    has none left to look at.
+
+    Args:
+        adapter: the model.
+        modality: that stays.
+        inputs: (n, ...) by key, as the data has them.
+        answer: runs the model on inputs.
+
+    Returns:
+        The answer, (n, ...).
+
+    Raises:
+        ConfigError: where it fails at both; it is the first failure.
+    """
+
+    def either() -> Tensor:
+        try:
+            return answer(keep_alone(adapter, modality, inputs))
+        except ConfigError as e:
+            try:
+                return answer(keep_alone(adapter, modality, inputs, 1.0))
+            except ConfigError:
+                raise e from e.__cause__
+
+    return in_some_mode(adapter.model, either)
 
 
 def hide_answers(adapter: Adapter, arguments: Any, columns: Batch) -> Any:
