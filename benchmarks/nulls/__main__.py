@@ -20,7 +20,7 @@ from benchmarks.records import add_line, read_lines
 from collapsekit import diagnose
 
 PROBES = ("reliance", "utilisation")
-_SHOWN = ("learned", "credit", "reference_credit", "ratio", "alone_gain", "share")
+_SHOWN = ("learned", "learnable", "credit", "reference_credit", "ratio", "alone_gain", "share")
 
 
 def measure(null: Null, profile: str, cache: Path | None) -> dict[str, Any]:
