@@ -6,8 +6,9 @@ python -m benchmarks.policies --seeds 1 --records policies.jsonl --only "reach, 
 A policy learns from its seed in seconds; what was done to its training says which inputs it can use, and a bare loop that
 exchanges inputs on test episodes, without collapsekit, says which it does use. Right is `used` of what is used, `collapsed`
 of what is ignored though it would help, `uninformative` of what says nothing; of an untrained policy anything but `used`.
-With `--repeat N` each policy that samples is diagnosed again under N other seeds, and changed verdicts are counted. One
-result a line; what the file holds already is not measured again.
+With `--resample N` each policy that samples is diagnosed again N times with other noise and all else as it was; with
+`--repeat N` under N other seeds of the diagnosis, which draw other donors, readouts and encoders, too. Changed verdicts are
+counted. One result a line; what the file holds already is not measured again.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ PROBES = ("reliance", "utilisation")
 Record = dict[str, Any]
 
 
-def measure(subject: Subject, seeds: Sequence[int], profile: str) -> list[Record]:
-    """Train one policy, look at what it uses, and diagnose it under each seed."""
+def measure(subject: Subject, runs: Sequence[tuple[int, int]], profile: str) -> list[Record]:
+    """Train one policy, look at what it uses, and diagnose it under each seed, with each noise."""
     world = WORLDS[subject.world]
     with tempfile.TemporaryDirectory() as where:
         folder = Path(where)
@@ -55,7 +56,11 @@ def measure(subject: Subject, seeds: Sequence[int], profile: str) -> list[Record
         about = {**vars(subject), "profile": profile, "trained": round(trained, 1)}
         about["costs"] = measure_costs(policy, data["test"], subject.seed)
         about["truth"] = truths(subject, about["costs"])
-        return [about | _diagnosed(config, folder, seed, profile) for seed in seeds]
+        made = []
+        for seed, noise in runs:
+            config["model"] = config_of(world, subject.kind, noise)["model"]
+            made.append(about | {"noise": noise} | _diagnosed(config, folder, seed, profile))
+        return made
 
 
 def _diagnosed(config: Mapping[str, Any], folder: Path, seed: int, profile: str) -> Record:
@@ -94,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--repeat", type=int, default=0, help="further seeds under which those that sample are diagnosed"
     )
+    parser.add_argument(
+        "--resample", type=int, default=0, help="further noises with which those that sample are diagnosed"
+    )
     parser.add_argument("--only", default="", help="part of a subject's name")
     parser.add_argument("--most", type=int, default=10_000, help="how many to measure now")
     parser.add_argument("--profile", default="standard", help="profile of the diagnosis")
@@ -102,16 +110,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     done = read_lines(chosen.records)
-    known = {(Subject(r["world"], r["kind"], r["training"], r["seed"]), r["diagnosis_seed"]) for r in done}
+    known = {(Subject(r["world"], r["kind"], r["training"], r["seed"]), r["diagnosis_seed"], r["noise"]) for r in done}
     todo = [s for s in list_subjects(chosen.seeds) if chosen.only in s.name]
     for subject in todo[: chosen.most]:
-        repeats = 0 if subject.kind.startswith("act") else chosen.repeat
-        seeds = [seed for seed in range(1 + repeats) if (subject, seed) not in known]
-        for one in measure(subject, seeds, chosen.profile) if seeds else ():
+        runs = [(0, 0)]
+        if not subject.kind.startswith("act"):
+            runs += [(0, 1 + i) for i in range(chosen.resample)] + [(1 + i, 0) for i in range(chosen.repeat)]
+        runs = [run for run in runs if (subject, *run) not in known]
+        for one in measure(subject, runs, chosen.profile) if runs else ():
             done.append(one)
             add_line(chosen.records, one)
             shown = (
                 "diagnosis_seed",
+                "noise",
                 "truth",
                 "verdicts",
                 "ratios",

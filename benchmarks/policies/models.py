@@ -16,6 +16,8 @@ from benchmarks.policies.worlds import ACTION, CHUNK, STATE, TASK, WORLDS, World
 
 KINDS = ("act", "act, two backbones", "diffusion", "flow")
 HIDDEN, LATENT, LEVELS, FLOW_STEPS = 24, 4, 5, 4
+SAMPLES = 8  # as `init` writes
+APART = 1_000_003  # random numbers between one noise and the next
 WORDS = ("pick", "up", "the", "red", "cup", "move", "to", "blue", "block")
 
 
@@ -34,9 +36,9 @@ class Words(nn.Module):
 class Policy(nn.Module):
     """A batch by LeRobot's keys to a chunk of actions (n, CHUNK, width)."""
 
-    def __init__(self, world: str, kind: str) -> None:
+    def __init__(self, world: str, kind: str, skip: int = 0) -> None:
         super().__init__()
-        self.world, self.kind = WORLDS[world], kind
+        self.world, self.kind, self.skip = WORLDS[world], kind, skip
         self.cameras = [key for key in self.world.inputs if "images" in key]
         self.backbones = nn.ModuleList(self._eye() for _ in (self.cameras if "two" in kind else self.cameras[:1]))
         self.state_encoder = nn.Linear(2, HIDDEN)
@@ -78,6 +80,7 @@ class Policy(nn.Module):
         if self.kind.startswith("act"):
             answered: Tensor = self.head(torch.cat([seen, seen.new_zeros(len(seen), LATENT)], 1))
             return answered
+        torch.rand(self.skip)  # so that the noise is other noise under the same seed
         x = torch.randn(len(seen), CHUNK * self.world.width)
         if self.kind == "flow":
             for step in range(FLOW_STEPS):
@@ -119,9 +122,9 @@ def _kept() -> Tensor:
     return torch.linspace(0.98, 0.02, LEVELS)
 
 
-def build(world: str, kind: str) -> Policy:
-    """The factory that the config names."""
-    return Policy(world, kind)
+def build(world: str, kind: str, skip: int = 0) -> Policy:
+    """The factory that the config names; ``skip``: how many random numbers are left unused before noise is drawn."""
+    return Policy(world, kind, skip)
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -138,8 +141,8 @@ def save_policy(policy: Policy, folder: Path) -> None:
     save_file({k: v.contiguous() for k, v in policy.state_dict().items()}, folder / "model.safetensors")
 
 
-def config_of(world: World, kind: str) -> dict[str, Any]:
-    """What a user writes of such a policy and its recording."""
+def config_of(world: World, kind: str, noise: int = 0) -> dict[str, Any]:
+    """What a user writes of such a policy and its recording; ``noise``: which noise it draws, of those under one seed."""
     cameras = [key for key in world.inputs if "images" in key]
     modalities: dict[str, Any] = {}
     for i, key in enumerate(cameras):
@@ -153,7 +156,8 @@ def config_of(world: World, kind: str) -> dict[str, Any]:
         "kwargs": {"world": world.name, "kind": kind},
     }
     if not kind.startswith("act"):
-        model["samples"] = 4
+        model["kwargs"]["skip"] = APART * noise
+        model["samples"] = SAMPLES
     return {
         "model": model,
         "modalities": modalities,

@@ -86,8 +86,21 @@ def test_a_policy_answers_chunks_and_can_be_trained(kind: str) -> None:
     assert torch.equal(exchange(batch, [STATE], order)[STATE], batch[STATE][order])
 
 
-def _record(training: str, verdict: str, truth: str | None, seed: int = 0) -> dict[str, Any]:
-    about = {"world": "leak", "kind": "flow", "training": training, "seed": 0, "diagnosis_seed": seed}
+@pytest.mark.parametrize("kind", ["flow", "diffusion"])
+def test_other_noise_is_drawn_under_the_same_seed(kind: str) -> None:
+    batch = {TOP: torch.rand(3, 3, 12, 12), STATE: torch.randn(3, 2), TASK: ["pick up the red cup"] * 3}
+    made = []
+    for noise in (0, 0, 1):
+        torch.manual_seed(0)
+        policy = build(**config_of(WORLDS["language"], kind, noise)["model"]["kwargs"])
+        torch.manual_seed(1)
+        made.append(policy(batch))
+    assert torch.equal(made[0], made[1])
+    assert not torch.allclose(made[0], made[2])
+
+
+def _record(training: str, verdict: str, truth: str | None, seed: int = 0, noise: int = 0) -> dict[str, Any]:
+    about = {"world": "leak", "kind": "flow", "training": training, "seed": 0, "diagnosis_seed": seed, "noise": noise}
     return {**about, "truth": {TOP: truth}, "verdicts": {TOP: verdict}}
 
 
@@ -101,8 +114,11 @@ def test_verdicts_are_counted_by_the_truth() -> None:
         _record("untrained", "used", "untrained"),
         _record("plain", "used", "used", seed=1),
         _record("black", "inconclusive", "ignored", seed=1),
+        _record("plain", "collapsed", "used", noise=1),
     ]
     assert pairs(records[3]) == []
-    assert table(records).splitlines()[-3] == "| all |  | 6 | 3 of 4 | 2 of 3 | 1 | 1 |"
-    assert count_changes(records) == (1, 2)
-    assert table(records).endswith("Another seed changes 1 of 2 verdicts.")
+    assert table(records).splitlines()[-5] == "| all |  | 6 | 3 of 4 | 2 of 3 | 1 | 1 |"
+    assert count_changes(records, "diagnosis_seed") == (1, 2)
+    assert count_changes(records, "noise") == (1, 1)
+    assert "Other noise changes 1 of 1 verdicts." in table(records)
+    assert table(records).endswith("Another seed of the whole diagnosis changes 1 of 2 verdicts.")
