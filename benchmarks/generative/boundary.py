@@ -20,7 +20,7 @@ import torch
 import collapsekit
 from benchmarks.generative.data import hand_over
 from benchmarks.generative.measure import PROBES
-from benchmarks.generative.subjects import Hinted, load_or_train
+from benchmarks.generative.subjects import DIAGNOSED, Hinted, load_or_train
 from benchmarks.generative.truth import measure_truth
 from benchmarks.records import add_line, read_lines
 
@@ -35,7 +35,7 @@ def measure(share: float, seed: int, models: Path | None) -> dict[str, Any]:
     factory = f"{subject.of.build.__module__}:{subject.of.build.__name__}"
     report = collapsekit.diagnose(
         model=model,
-        data=hand_over(subject),
+        data=hand_over(subject, DIAGNOSED),
         config={**subject.of.config, "model": {"factory": factory}},
         profile="quick",
         probes=PROBES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.generative.subjects import SIZES, Subject, answers, blank
+from benchmarks.generative.subjects import DIAGNOSED, Subject, answers, blank
 from benchmarks.generative.worlds import IMAGE
 
 DRAWS = 5
@@ -18,7 +18,7 @@ NAMES = {
 
 def scores(model: nn.Module, subject: Subject) -> dict[str, float]:
     """Score a subject by each, on as many examples as the diagnosis has."""
-    examples = subject.sample(SIZES["test"], 40_000 + subject.seed)
+    examples = subject.sample(DIAGNOSED, 40_000 + subject.seed)
     draw = torch.Generator().manual_seed(subject.seed)
     with torch.no_grad():
         own = answers(model, subject, examples).argmax(1)
@@ -35,7 +35,7 @@ def scores(model: nn.Module, subject: Subject) -> dict[str, float]:
 
 def _attention(model: nn.Module, subject: Subject) -> float:
     """Mean over layers, heads and examples of what the last place's attention puts on image tokens."""
-    examples = subject.sample(SIZES["test"], 40_000 + subject.seed)
+    examples = subject.sample(DIAGNOSED, 40_000 + subject.seed)
     batch = subject.of.batch(examples, subject.masked)
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")

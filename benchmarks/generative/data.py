@@ -16,9 +16,10 @@ from benchmarks.generative.worlds import Examples
 AT_ONCE = 100
 
 
-def hand_over(subject: Subject) -> dict[str, Any]:
-    """Make the splits that a diagnosis is given."""
-    splits = {s: subject.sample(n, 100 * subject.seed + 50 + i) for i, (s, n) in enumerate(SIZES.items())}
+def hand_over(subject: Subject, diagnosed: int) -> dict[str, Any]:
+    """Make the splits that a diagnosis is given, of which the last has as many examples as are to be diagnosed."""
+    sizes = {**SIZES, "test": diagnosed}
+    splits = {s: subject.sample(n, 100 * subject.seed + 50 + i) for i, (s, n) in enumerate(sizes.items())}
     return {s: _collated(subject, e) if subject.of.in_examples else _batches(subject, e) for s, e in splits.items()}
 
 

@@ -16,12 +16,13 @@ from collapsekit.errors import CollapsekitError
 PROBES = ("reliance", "utilisation", "prefix_gap", "pathway")
 
 
-def measure(subject: Subject, profile: str, models: Path | None) -> dict[str, Any]:
+def measure(subject: Subject, profile: str, diagnosed: int, models: Path | None) -> dict[str, Any]:
     """Measure the truth of a subject, ask competitors, and diagnose it.
 
     Args:
         subject: which.
         profile: of the diagnosis.
+        diagnosed: how many examples are.
         models: a folder where trained models are kept; None: they are not.
 
     Returns:
@@ -34,6 +35,7 @@ def measure(subject: Subject, profile: str, models: Path | None) -> dict[str, An
         "world": subject.world,
         "kind": subject.kind,
         "profile": profile,
+        "examples": diagnosed,
         "measured": measure_truth(model, subject),
         "others": scores(model, subject),
         "refused": None,
@@ -43,7 +45,7 @@ def measure(subject: Subject, profile: str, models: Path | None) -> dict[str, An
     try:
         report = collapsekit.diagnose(
             model=model,
-            data=hand_over(subject),
+            data=hand_over(subject, diagnosed),
             config={**subject.of.config, "model": {"factory": factory}},
             profile=profile,
             probes=PROBES,

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from benchmarks.generative.models import ARCHITECTURES, HIDDEN, Architecture
 from benchmarks.generative.worlds import ANSWERS, CLASSES, WORLDS, Examples, sample
 
-SIZES = {"train": 400, "val": 150, "test": 200}
+SIZES = {"train": 400, "val": 150}
+DIAGNOSED = 400  # examples of the test split
 POOL = 3000  # examples trained on; the diagnosis is given SIZES of others
 LEAST, STEPS, LOOK = 200, 1200, 50  # steps at least and at most; a look at held-out examples every LOOK
 BATCH, RATE, SHORT = 64, 3e-3, 400  # SHORT: steps of models that nothing is planted in
