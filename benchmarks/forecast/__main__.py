@@ -1,6 +1,6 @@
 """What a repair was expected to gain, beside what repairs then gained.
 
-python -m benchmarks.forecast natural --natural RESULTS --verdicts RESULTS/verdicts.jsonl --records FILE
+python -m benchmarks.forecast natural --natural RESULTS --records FILE
 python -m benchmarks.forecast planted --records FILE
 python -m benchmarks.forecast table --records FILE
 """
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("step", choices=["natural", "planted", "table"])
     parser.add_argument("--records", type=Path, required=True, help="file of results; what it has is not made again")
     parser.add_argument("--natural", type=Path, help="folder of results of benchmarks.natural, with weights")
-    parser.add_argument("--verdicts", type=Path, help="its file of verdicts; default: verdicts.jsonl in that folder")
+    parser.add_argument("--verdicts", type=Path, help="its file of verdicts, to leave out models with nobody to repair")
     parser.add_argument("--settings", nargs="*", help="of natural models; default: all")
     parser.add_argument("--sets", nargs="+", default=["mfeat", "avmnist1500"], help="data of planted models")
     parser.add_argument("--noises", nargs="+", type=float, default=[0.25, 0.5])
@@ -62,8 +62,7 @@ def _candidates(parser: argparse.ArgumentParser, chosen: argparse.Namespace, fol
         return planted(chosen.sets, chosen.noises, chosen.seeds, folder)
     if chosen.natural is None:
         parser.error("natural needs --natural, the folder of results of benchmarks.natural")
-    verdicts = chosen.verdicts or chosen.natural / "verdicts.jsonl"
-    return natural(chosen.natural, verdicts, chosen.seeds, folder, chosen.settings)
+    return natural(chosen.natural, chosen.verdicts, chosen.seeds, folder, chosen.settings)
 
 
 if __name__ == "__main__":

@@ -44,13 +44,13 @@ class Candidate:
 
 
 def natural(
-    out: Path, verdicts: Path, seeds: Sequence[int], folder: Path, names: list[str] | None = None
+    out: Path, verdicts: Path | None, seeds: Sequence[int], folder: Path, names: list[str] | None = None
 ) -> Iterator[Candidate]:
-    """Yield the trained models in which a verdict finds a modality collapsed or underused, of one seed after the other.
+    """Yield the trained models in which a modality may be collapsed or underused, of one seed after the other.
 
     Args:
         out: The folder of ``benchmarks.natural``, with weights.
-        verdicts: Its file of verdicts.
+        verdicts: Its file of verdicts, by which those with nobody to repair are left out; None: all are yielded.
         seeds: Which models of each setting.
         folder: To write data and checkpoints to.
         names: Of settings; None: all.
@@ -58,17 +58,22 @@ def natural(
     Yields:
         A model at a time.
     """
-    found = {
+    found = None if verdicts is None else _to_repair(verdicts)
+    for seed in seeds:
+        for setting, data in at_hand(names):
+            place = weights(out, setting, seed)
+            left_out = found is not None and (setting.name, seed) not in found
+            if left_out or not setting.counted or not place.is_file():
+                continue
+            yield Candidate(setting.name, seed, partial(_natural, setting, data, seed, place, folder))
+
+
+def _to_repair(verdicts: Path) -> set[tuple[str, int]]:
+    return {
         (record["setting"], record["seed"])
         for record in map(json.loads, verdicts.read_text().splitlines())
         if any(m["verdict"] in ("collapsed", "underused") for m in record["modalities"].values())
     }
-    for seed in seeds:
-        for setting, data in at_hand(names):
-            place = weights(out, setting, seed)
-            if (setting.name, seed) not in found or not setting.counted or not place.is_file():
-                continue
-            yield Candidate(setting.name, seed, partial(_natural, setting, data, seed, place, folder))
 
 
 def _natural(setting: Setting, data: Data, seed: int, place: Path, folder: Path) -> ToRepair:
