@@ -54,7 +54,6 @@ from collapsekit.user_code.process_state import preserve_process_state
 from collapsekit.version import __version__
 
 SUBSETS, CONTROLS = "growing", "controls"  # the probes that --subsets adds, and --no-controls leaves out
-PATHWAY, TOKENS = "pathway", "tokens"  # the probe that runs by default where this is the task
 JUDGING = "verdicts and files"  # the stage after the probes
 FIRST = 64  # examples, at least, that an estimate looks at
 
@@ -214,8 +213,7 @@ def _checked(
     files = [registry.load_plugin_file(p) for p in [*map(config.resolve, config.plugins), *options.plugins]]
     without = not options.controls or (options.profile == "quick" and not options.probes)
     skip = (*options.skip, CONTROLS) if without else options.skip
-    also = [SUBSETS] * options.subsets + [PATHWAY] * (not options.probes and config.task == TOKENS)
-    chosen = choose_probes(options.probes, skip, files, also=also)
+    chosen = choose_probes(options.probes, skip, files, also=[SUBSETS] * options.subsets, task=config.task)
     if any(spec.name == SUBSETS for spec in chosen):
         config.need_subsets()
     all_options = check_options(options.options or {})
@@ -421,7 +419,11 @@ def settle_config(
 
 
 def choose_probes(
-    probes: Sequence[str] | None, skip: Sequence[str], files: Sequence[str] = (), also: Sequence[str] = ()
+    probes: Sequence[str] | None,
+    skip: Sequence[str],
+    files: Sequence[str] = (),
+    also: Sequence[str] = (),
+    task: str | None = None,
 ) -> list[ProbeSpec]:
     """Choose the named probes, or all that run by default, and ``also``, less ``skip``.
 
@@ -431,6 +433,7 @@ def choose_probes(
         files: Names of modules: of probes from plugin files only these count, as an earlier call may have loaded
             others.
         also: Names of probes to add.
+        task: Of the model, as some probes run by default for some tasks alone.
 
     Returns:
         The probes, by name.
@@ -446,7 +449,8 @@ def choose_probes(
         else [
             name
             for name, spec in registry.PROBES.items()
-            if spec.default and (spec.run.__module__ in files or not spec.run.__module__.startswith(registry.FROM_FILE))
+            if spec.runs_unasked(task)
+            and (spec.run.__module__ in files or not spec.run.__module__.startswith(registry.FROM_FILE))
         ]
     )
     return [registry.get_probe(n) for n in sorted({*names, *also}) if n not in skip]

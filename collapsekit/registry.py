@@ -45,11 +45,16 @@ class ProbeSpec:
     options: type[Options] = Options
     trains: Trains = "nothing"
     default: bool = True  # whether it runs where no probe is named
+    tasks: tuple[str, ...] = ()  # for which it runs then, where it does not for all
     title: str | None = None  # of its section in pages; None: its name
     place: float = math.inf  # of that section, the least first
     pictures: tuple[Any, ...] = ()  # collapsekit.measures.Picture: its figures; none: drawn from what it yields
     cost: Callable[..., Any] | None = None  # (preview) -> Cost, before anything is measured; None: not known
     older: bool = False  # whether run takes (adapter, features, *, settings) instead of the session
+
+    def runs_unasked(self, task: str | None) -> bool:
+        """Tell whether it runs where no probe is named and the task is ``task``; None: whatever the task."""
+        return self.default or task in self.tasks
 
 
 class ProbeFacts(TypedDict):
@@ -63,6 +68,7 @@ class ProbeFacts(TypedDict):
     trains: NotRequired[Trains]
     cost: NotRequired[Callable[..., Any]]
     default: NotRequired[bool]
+    tasks: NotRequired[tuple[str, ...]]
     title: NotRequired[str]
     place: NotRequired[float]
     pictures: NotRequired[tuple[Any, ...]]
@@ -123,9 +129,9 @@ def probe(
         facts: ``summary``: one line for lists; ``definition`` and ``source``: what it measures, where that is defined;
             ``cannot``: what its numbers do not tell; ``options``: a subclass of Options; ``trains``: what it may train;
             ``cost``: a function of a collapsekit.ext.Preview that says what ``run`` would cost, as a collapsekit.ext.Cost;
-            ``default``: False for one that runs only where it is named; ``title`` and ``place``: how its results are
-            headed, and where they stand among those of other probes, the least place first; ``pictures``: how they are
-            drawn, each a collapsekit.ext.Picture.
+            ``default``: False for one that runs only where it is named, or by default for some ``tasks`` alone, by name;
+            ``title`` and ``place``: how its results are headed, and where they stand among those of other probes, the
+            least place first; ``pictures``: how they are drawn, each a collapsekit.ext.Picture.
 
     Raises:
         ConfigError: where one of the first four is missing, where another file registers a probe of that name, and where

@@ -389,6 +389,8 @@ def probes() -> str:
 
 def _only_named(spec: Any) -> str:
     said = f"only with `-p {spec.name}`"
+    if spec.tasks:
+        return f"; {said}, or where the task is {' or '.join(f'`{t}`' for t in spec.tasks)}"
     return "" if spec.default or said in spec.summary else f"; {said}"
 
 

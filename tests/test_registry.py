@@ -52,6 +52,16 @@ def test_a_plugin_probe_runs_like_a_built_in_one(problem: Problem, tmp_path: Pat
         problem.diagnose(plugins=[path], probes=["tiny1"], options={"tiny1": {"facter": 2.0}})
 
 
+def test_a_probe_may_run_by_default_for_some_tasks_alone(problem: Problem, tmp_path: Path) -> None:
+    text = PLUGIN.replace('summary="s",', 'summary="s", default=False, tasks=("classification", "ranking"),')
+    path = plugin(tmp_path / "p", text, n=3)
+    every = [p for p in registry.PROBES if p != "tiny3"]
+    chosen = problem.diagnose(plugins=[path], skip=every)  # the problem is a classification
+    assert {r.probe for r in chosen.results} == {"tiny3"}
+    spec = registry.get_probe("tiny3")
+    assert [spec.runs_unasked(task) for task in ("ranking", "regression", None)] == [True, False, False]
+
+
 NEWER = PLUGIN.replace("def run(adapter, features, *, settings):", "def run(session):")
 NEWER = NEWER.replace("len(features) * settings.own(", "len(session.features) * session.options_of('tiny{n}', ")
 

@@ -101,7 +101,8 @@ class RepairRequest:
         shared = {name: getattr(self.options, name) for name in RunOptions.model_fields}
         turned = {"rank_sweep": {"modality": weak[0] if len(weak) == 1 else "all"}} if weak else None
         how = DiagnoseOptions.make(**{**shared, "split": split, "probes": probes, "options": turned})
-        chosen, every = choose_probes(how.probes, (*how.skip, CONTROLS), self.files), check_options(how.options or {})
+        chosen = choose_probes(how.probes, (*how.skip, CONTROLS), self.files, task=subject.config.task)
+        every = check_options(how.options or {})
         live = subject.adapter.checkpoint is None
         check_diagnosis(subject.config, None, chosen, every.values(), how, live=live)
         return report_on(subject, how, chosen, every, typed=not live)

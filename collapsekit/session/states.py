@@ -20,8 +20,6 @@ def states_of(
     module: nn.Module,
     rows: Iterable[int],
     swap: Mapping[str, Tensor] | None = None,
-    *,
-    at_input: bool = False,
 ) -> Tensor:
     """Run the whole model on each example by itself, and take what one submodule gives for it.
 
@@ -32,7 +30,6 @@ def states_of(
         module: the submodule.
         rows: which examples.
         swap: by modality, the examples (n,) that it is taken from instead.
-        at_input: what the submodule is given, in the place of what it gives.
 
     Returns:
         (rows, TOKENS * d): the states of each example in TOKENS equal parts of their sequence, each averaged.
@@ -40,12 +37,37 @@ def states_of(
     Raises:
         NumericsError: where the submodule gives no floating tensor, or is not called for an example.
     """
-    seen: list[Tensor] = []
+    return torch.stack([given for _, given in calls_of(session, module, rows, swap)])
+
+
+def calls_of(
+    session: Session,
+    module: nn.Module,
+    rows: Iterable[int],
+    swap: Mapping[str, Tensor] | None = None,
+) -> list[tuple[Tensor, Tensor]]:
+    """Take what one submodule is given and what it gives, as :func:`states_of`.
+
+    Args:
+        session: the model on recorded examples.
+        module: the submodule.
+        rows: which examples.
+        swap: by modality, the examples (n,) that it is taken from instead.
+
+    Returns:
+        For each example what the submodule is given, (TOKENS * d',), empty where that is no floating tensor, and what it
+        gives, (TOKENS * d,).
+
+    Raises:
+        NumericsError: where the submodule gives no floating tensor, or is not called for an example.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
 
     def listen(_module: nn.Module, inputs: Any, output: Any) -> None:
-        found = _tensor_in(inputs if at_input else output)
-        if found is not None:
-            seen.append(found.detach().float().cpu())
+        given = _tensor_in(output)
+        if given is not None:
+            taken = _tensor_in(inputs)
+            seen.append((torch.empty(0) if taken is None else _in_parts(taken), _in_parts(given)))
 
     handle = module.register_forward_hook(listen)
     made = []
@@ -58,10 +80,10 @@ def states_of(
             )
             if not seen:
                 raise NumericsError("the submodule whose states are read gives no tensor when an example is run")
-            made.append(_in_parts(seen[-1]))
+            made.append(seen[-1])
     finally:
         handle.remove()
-    return torch.stack(made)
+    return made
 
 
 def _tensor_in(output: Any) -> Tensor | None:
@@ -74,5 +96,5 @@ def _tensor_in(output: Any) -> Tensor | None:
 
 def _in_parts(states: Tensor) -> Tensor:
     """States (..., d) of one example to the means of TOKENS equal parts of their sequence, side by side."""
-    tokens = states.reshape(-1, states.shape[-1])
+    tokens = states.detach().float().cpu().reshape(-1, states.shape[-1])
     return torch.nn.functional.adaptive_avg_pool1d(tokens.T[None], TOKENS)[0].T.flatten()

@@ -263,6 +263,7 @@ def test_a_probe_that_runs_only_when_asked_says_so_in_the_list(cli: Run, tmp_pat
 
     text = " ".join(cli("list", "probes", cwd=tmp_path).stdout.split())
     assert "(only when asked: -p growing)" in text
+    assert "(only when asked: -p pathway, or where the task is tokens)" in text
     assert text.count("only when asked") == sum(not spec.default for spec in registry.PROBES.values())
 
 

@@ -69,12 +69,19 @@ def _probes(verbose: bool) -> list[str]:
 
     out: list[str] = []
     for name in sorted(PROBES):
-        asked = "" if PROBES[name].default else f" (only when asked: -p {name})"
+        asked = _when_asked(PROBES[name])
         can = "Can tell: " if verbose else ""
         out += _entry(name, can + PROBES[name].summary + asked) + _entry("", f"Source: {PROBES[name].source}.")
         if verbose:
             out += [*_details(PROBES[name]), ""]
     return out
+
+
+def _when_asked(spec: ProbeSpec) -> str:
+    if spec.default:
+        return ""
+    of_itself = f", or where the task is {' or '.join(spec.tasks)}" if spec.tasks else ""
+    return f" (only when asked: -p {spec.name}{of_itself})"
 
 
 def _details(spec: ProbeSpec) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 import torch
 from pydantic import Field
@@ -23,11 +24,12 @@ from collapsekit.report.diagnosis import Result
 from collapsekit.session.costs.cost import Cost
 from collapsekit.session.costs.preview import Preview
 from collapsekit.session.session import Session
-from collapsekit.session.states import states_of
+from collapsekit.session.states import calls_of, states_of
 from collapsekit.stats.inference.leave_out import leave_out_means
 
 SOURCE = "Belinkov 2022 (probing classifiers); other examples' values as in Covert et al. 2020 (SAGE)"
 LENDERS = 4  # other examples a modality is taken from to see whether any answer moves
+SEARCHED = 2  # examples on which it is looked whose states a submodule has
 STILL, ROUNDINGS = 1e-6, 10.0  # movement up to which an answer does not move: absolute, and in times of rounding's own
 WITHOUT = "states are only read of modalities without an encoder, and where a projector is known"
 # Where transformers' vision- and audio-language models hand on what a tower made: the last parts of a submodule's path.
@@ -115,7 +117,9 @@ def estimate_cost(preview: Preview) -> Cost:
         cost += preview.coalitions(preview.without_one, split=at.held)
     states = at.train + preview.size + (0 if at.held == "train" else at.choose)
     run_again = len(preview.adapter.at_input)
-    return cost + Cost(replays=run_again * states, heads=run_again).at_most(WITHOUT)
+    projectors = sum(path.endswith(PROJECTORS) for path, _ in preview.adapter.model.named_modules())
+    searched = 2 * SEARCHED * run_again * count * projectors
+    return cost + Cost(replays=run_again * states + searched, heads=run_again).at_most(WITHOUT)
 
 
 @probe(
@@ -130,6 +134,7 @@ def estimate_cost(preview: Preview) -> Cost:
     options=PathwayOptions,
     cost=estimate_cost,
     default=False,
+    tasks=("tokens",),
 )
 def run(session: Session) -> Iterator[Result]:
     """Follow each modality from what its encoder gives to the answer.
@@ -219,15 +224,9 @@ def _moves_states(session: Session, module: nn.Module, modality: str) -> bool:
     """Whether what a submodule gives moves with a modality, or what it is given, where it is dead itself."""
     n = len(session.features)
     other = (torch.arange(n) + 1) % n
-    rows = range(min(2, n))
-
-    def moves(*, at_input: bool) -> bool:
-        own, exchanged = (
-            states_of(session, module, rows, swap, at_input=at_input) for swap in (None, {modality: other})
-        )
-        return not torch.equal(own, exchanged)
-
-    return moves(at_input=False) or moves(at_input=True)
+    own, exchanged = (calls_of(session, module, range(min(SEARCHED, n)), swap) for swap in (None, {modality: other}))
+    pairs = zip(chain.from_iterable(own), chain.from_iterable(exchanged), strict=True)
+    return not all(torch.equal(one, another) for one, another in pairs)
 
 
 def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Tensor, float]:
