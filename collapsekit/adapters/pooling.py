@@ -51,6 +51,9 @@ def pool_features(
     if how == "last":
         return tokens[torch.arange(len(x), device=x.device), keep.shape[1] - 1 - keep.flip(1).int().argmax(1)]
     if how == "max":
+        tokens = (
+            tokens if tokens.is_floating_point() else tokens.float()
+        )  # whole numbers, such as bytes, have no infinity
         return tokens.masked_fill(~keep[..., None], -torch.inf).amax(1)
     weight = keep.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(1) / weight.sum(1)

@@ -41,8 +41,9 @@ def settle_layouts(session: Session) -> dict[str, Layout]:
     for f in {id(f): f for f in (features, *features.read.values())}.values():
         for m in chosen:
             x = adapter.features_of(m, f.recorded[m])
-            parts = [x[rows] for rows in torch.arange(len(f)).split(ROWS)]
-            f.pooled[m] = torch.cat([adapter.pool(m, part, {}).float() for part in parts])
+            parts = torch.arange(len(f)).split(ROWS)
+            pooled = [adapter.pool(m, x[rows], {k: v[rows] for k, v in f.inputs.items()}) for rows in parts]
+            f.pooled[m] = torch.cat([part.float() for part in pooled])
     return chosen
 
 

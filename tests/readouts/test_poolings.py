@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import collapsekit
-from collapsekit.adapters.pooling import layout_at, layout_before, layout_behind, pool_fused, pool_ways
+from collapsekit.adapters.pooling import layout_at, layout_before, layout_behind, pool_features, pool_fused, pool_ways
 from collapsekit.context import Settings
 from collapsekit.diagnosis import check_options
 from collapsekit.readouts.linear import make_split
@@ -101,6 +101,49 @@ def test_a_report_reads_features_in_the_layout_that_was_chosen() -> None:
     assert found.curve is not None
     assert len(found.curve.x) == 12
     assert "channels" not in str(report.settings["config"])  # of the user's config nothing was changed
+
+
+class Pixels(nn.Module):
+    """Reads pictures of bytes and numbers, as they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.seen, self.said = nn.Linear(60, 2), nn.Linear(4, 2)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        out: Tensor = self.seen(image.float().flatten(1) / 255) + self.said(text)
+        return out
+
+
+def pixels(count: int, seed: int) -> dict[str, Tensor]:
+    """Pictures (count, 3, 4, 5) of bytes that are brighter where the label is 1."""
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 2
+    image = torch.randint(0, 120, (count, 3, 4, 5), generator=draw) + 60 * y[:, None, None, None]
+    return {"image": image.to(torch.uint8), "text": torch.randn(count, 4, generator=draw), "label": y}
+
+
+def test_pictures_of_bytes_need_no_encoder() -> None:
+    splits = {"train": 80, "val": 40, "test": 60}
+    data = {split: pixels(count, i) for i, (split, count) in enumerate(splits.items())}
+    floats = {split: {**part, "image": part["image"].float()} for split, part in data.items()}
+    config = {"modalities": {"image": None, "text": None}, "data": {"label": "label"}}
+    found, same = (
+        collapsekit.diagnose(model=Pixels(), data=d, config=config, probes=["reliance", "utilisation"], profile="quick")
+        for d in (data, floats)
+    )
+    whole, as_floats = found.find("reliance.full_loss"), same.find("reliance.full_loss")
+    assert whole is not None
+    assert as_floats is not None
+    assert whole.value == pytest.approx(as_floats.value, abs=1e-6)
+    assert found.modalities["image"].verdict == same.modalities["image"].verdict
+
+
+def test_the_largest_of_whole_numbers_is_theirs() -> None:
+    tokens = torch.tensor([[[1, 200], [3, 7]], [[9, 0], [2, 255]]], dtype=torch.uint8)
+    kept = torch.tensor([[1, 1], [1, 0]])
+    assert pool_features(tokens, "max", "last", kept).tolist() == [[3.0, 200.0], [9.0, 0.0]]
 
 
 class Quiet(nn.Module):

@@ -15,7 +15,7 @@ from collapsekit_transformers.architectures import Architecture, find_architectu
 
 # Settings that do not shape the weights. The file may be a stranger's, so what could fetch or choose code
 # (attention kernels, auto_map, quantisation) is left behind too: only the config class's own settings pass.
-_LEFT_BEHIND = (
+LEFT_BEHIND = (
     "architectures",
     "model_type",
     "transformers_version",
@@ -88,7 +88,7 @@ def _known_settings(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict
             inner = raw.get(f"{key}_dict") or raw.get(key)
             if isinstance(inner, Mapping):
                 settings[key] = _known_settings(inner, default)
-        elif key in raw and not key.startswith("_") and key not in _LEFT_BEHIND and raw[key] != default:
+        elif key in raw and not key.startswith("_") and key not in LEFT_BEHIND and raw[key] != default:
             settings[key] = raw[key]
     labels = raw.get("id2label")
     count = len(labels) if isinstance(labels, Mapping) and labels else raw.get("num_labels")
