@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.nulls.subjects import KINDS, Null, build, draw_nulls
+from benchmarks.nulls.subjects import KINDS, Null, build, draw_nulls, gain_at_most
 from benchmarks.records import add_line, read_lines
 from collapsekit import diagnose
 
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="subjects")
     parser.add_argument("--seed", type=int, default=0, help="which subjects are drawn")
     parser.add_argument("--profile", default="quick", help="profile of the diagnosis")
+    parser.add_argument("--gaining", type=float, help="diagnose only models that may gain this share of the prior loss")
     parser.add_argument("--out", type=Path, required=True, help="file of results, one JSON object a line")
     parser.add_argument("--cache", type=Path, help="folder of trained baselines, to run the same subjects again sooner")
     given = parser.parse_args()
@@ -76,7 +77,9 @@ def main() -> None:
     lines = read_lines(given.out)
     known = {line["subject"] for line in lines}
     for null in draw_nulls(given.kind, given.count, given.seed):
-        if null.name not in known:
+        if null.name in known:
+            continue
+        if given.gaining is None or gain_at_most(build(null)) >= given.gaining:
             lines.append(measure(null, given.profile, given.cache))
             add_line(given.out, lines[-1])
     wholes = Counter(line["verdict"] for line in lines)

@@ -16,6 +16,7 @@ from benchmarks.planted.subjects import Subject, draw, make
 
 KINDS = ("untrained", "permuted", "fitted to permuted")
 TASKS = ("as it is", "custom")
+MIXTURES = tuple(i / 20 for i in range(21))  # of a model's own probabilities and the prior
 GAINS = (1.0, 1.0, 2.0, 4.0)  # of the initial weights: default, and larger ones, as other initialisations have
 
 
@@ -102,6 +103,41 @@ def build(null: Null) -> Built:
         made = make(subject)
         made.data = {s: _shuffled(part, null.seed + i) for i, (s, part) in enumerate(made.data.items())}
     return Built(made.model, made.kwargs, made.data, tuple(made.world.modalities), made.world.task)
+
+
+def gain_at_most(built: Built) -> float:
+    """Compute which share of the prior loss a model gains at most on the test split.
+
+    Probabilities are drawn toward the prior as far as helps on the test split itself, which is more than a diagnosis does.
+
+    Args:
+        built: A subject.
+
+    Returns:
+        The share; of values as they are.
+    """
+    part = built.data["test"]
+    y = part["label"]
+    with torch.no_grad():
+        answers = built.model(**{m: part[m] for m in built.modalities}).double()
+    if not y.is_floating_point():
+        prior = torch.bincount(y, minlength=answers.shape[1]).double() / len(y)
+        return _best_gain(answers.softmax(1), prior, F.one_hot(y, answers.shape[1]).double())
+    if bool(((y == 0) | (y == 1)).all()):
+        sides = torch.stack([answers.sigmoid(), 1 - answers.sigmoid()], -1)
+        prior = torch.stack([y.double().mean(0), 1 - y.double().mean(0)], -1)
+        return _best_gain(sides, prior, torch.stack([y, 1 - y], -1).double())
+    y = y.double().reshape(answers.shape)
+    return float(1 - F.mse_loss(answers, y) / F.mse_loss(y.mean(0).expand_as(y), y))
+
+
+def _best_gain(found: Tensor, prior: Tensor, truth: Tensor) -> float:
+    """The best share of the prior loss over mixtures of probabilities (n, ..., C) and the prior (..., C)."""
+
+    def loss(p: Tensor) -> Tensor:
+        return -(p.clamp_min(1e-12).log() * truth).sum()
+
+    return max(float(1 - loss(t * found + (1 - t) * prior) / loss(prior.expand_as(found))) for t in MIXTURES)
 
 
 def make_permuted(subject: Subject, seed: int) -> Any:
