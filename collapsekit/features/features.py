@@ -99,8 +99,12 @@ class Features:
         return all(c.numpy().tobytes() in fused for x in self.pooled.values() for c in x.T.contiguous())
 
     def numbers(self, key: str) -> Tensor:
-        """Return a raw input (n, ...); of values that do not stack, numbers (n, d) that describe them."""
-        return self.described[key] if key in self.described else filled(self.inputs[key])
+        """Return a raw input (n, ...); of complex numbers their real and imaginary parts (n, ..., 2), of values that do not
+        stack numbers (n, d) that describe them."""
+        if key in self.described:
+            return self.described[key]
+        value = self.inputs[key]
+        return filled(torch.view_as_real(value) if value.is_complex() else value)
 
     def lenders(self, modality: str, rows: Tensor, wanted: Tensor) -> Tensor:
         """Say from which examples a modality is taken, as one that lacks it gives none and takes none.

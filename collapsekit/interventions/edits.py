@@ -181,7 +181,7 @@ def _others(value: Tensor) -> list[Tensor]:
     """What is tried in the place of an input: constants, and the first example for all."""
     if value.dtype == torch.bool:
         kinds: list[float] = [False, True, False, True]
-    elif value.is_floating_point():
+    elif value.is_floating_point() or value.is_complex():
         kinds = [float("nan"), 0.0, 1.0, torch.finfo(value.dtype).max / 2]
     else:
         kinds = [torch.iinfo(value.dtype).min, 0, 1, torch.iinfo(value.dtype).max]

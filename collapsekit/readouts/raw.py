@@ -87,7 +87,6 @@ class RawModality:
         section, train = adapter.config.modalities[modality], at.train
         inputs = {k: train.numbers(k) for k in adapter.input_keys(modality) if k in train.inputs}
         keys = [k for k in inputs if inputs[k][0].numel()]
-        keys = [k for k in keys if not inputs[k].is_complex()]
         values = [k for k in keys if k != section.mask] or keys  # a mask alone is all there is to read
         tokens = [k for k in values if not inputs[k].is_floating_point() and inputs[k].ndim <= 2]
         mask = section.mask if section.mask in keys and section.mask not in values else None

@@ -140,6 +140,41 @@ def test_pictures_of_bytes_need_no_encoder() -> None:
     assert found.modalities["image"].verdict == same.modalities["image"].verdict
 
 
+class Waves(nn.Module):
+    """Reads complex numbers by their parts, and other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.said = nn.Linear(12, 2), nn.Linear(4, 2)
+        with torch.no_grad():
+            for layer in (self.seen, self.said):
+                layer.weight.copy_(torch.tensor([-0.5, 0.5])[:, None].expand_as(layer.weight))
+                layer.bias.zero_()
+
+    def forward(self, wave: Tensor, text: Tensor) -> Tensor:
+        out: Tensor = self.seen(torch.view_as_real(wave).flatten(1)) + self.said(text)
+        return out
+
+
+def test_complex_numbers_need_no_encoder() -> None:
+    def part(count: int, seed: int) -> dict[str, Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        y = torch.arange(count) % 2
+        parts = torch.randn(count, 6, 2, generator=draw) + 0.6 * (2 * y[:, None, None] - 1)
+        text = torch.randn(count, 4, generator=draw) + 0.4 * (2 * y[:, None] - 1)
+        return {"wave": torch.view_as_complex(parts), "text": text, "label": y}
+
+    data = {split: part(count, i) for i, (split, count) in enumerate({"train": 120, "val": 60, "test": 80}.items())}
+    config = {"modalities": {"wave": None, "text": None}, "data": {"label": "label"}}
+    report = collapsekit.diagnose(model=Waves(), data=data, config=config, profile="quick")
+    assert {m: v.verdict for m, v in report.modalities.items()} == {"wave": "used", "text": "used"}
+    assert not [r.name for r in report.results if r.error is not None]
+    reached = report.find("utilisation.alone_metric", "wave")
+    assert reached is not None
+    assert reached.value is not None
+    assert reached.value > 0.8  # read out of real and imaginary parts
+
+
 def test_the_largest_of_whole_numbers_is_theirs() -> None:
     tokens = torch.tensor([[[1, 200], [3, 7]], [[9, 0], [2, 255]]], dtype=torch.uint8)
     kept = torch.tensor([[1, 1], [1, 0]])

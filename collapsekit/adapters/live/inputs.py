@@ -167,13 +167,15 @@ def pool_inputs(adapter: Adapter, modality: str, batch: Batch) -> Tensor | None:
         batch: inputs (n, ...) by key, as the data has them.
 
     Returns:
-        (n, d): counts of ids, of those that share a column where there are more than COUNTED, and what describes other
-        values; None where all that matters is numbers.
+        (n, d): counts of ids, of those that share a column where there are more than COUNTED, real and imaginary parts of
+        complex numbers, and what describes other values; None where all that matters is numbers.
     """
     described = describe_inputs(adapter, {k: batch[k].cpu() for k in adapter.fields.of(modality)})
     first = adapter.fields.of(modality)[0]
     if described:
         return torch.cat([answer_features(one) for one in described.values()], 1)
+    if batch[first].is_complex():
+        return answer_features(torch.view_as_real(batch[first]).float())
     if record_inputs(adapter, modality, batch)[0].is_floating_point():
         return None
     return count_tokens(batch[first].reshape(len(batch[first]), -1).cpu(), None, COUNTED, 0, placed=False)
