@@ -138,16 +138,7 @@ def validate_model(
             recordings, and built anew from the same checkpoint.
     """
     loose = floating_loose(adapter.model)
-    state = State.of(adapter.model, adapter.weights.in_file)
-    try:
-        seed_everything(seed)
-        before = random_states()
-        result = adapter.run(batch).on_cpu()
-        drawn = before != random_states()
-    finally:
-        adapter.unsteady = state.changed
-        adapter.unsteady.put_back()
-        del state  # it may be a copy of all weights, which would lie beside those of a second build
+    result, drawn = _first_pass(adapter, batch, seed)
     if adapter.checkpoint is not None:
         adapter.checkpoint.check_unchanged()  # what the weights were compared with
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
@@ -156,14 +147,7 @@ def validate_model(
         run = replace(run, noise=run.between_seeds(result))
     elif drawn:
         run.same_under_another_seed(result)
-    if not run.replays(result):
-        result = run.settled(result)  # hooks, say, that its first forward made
-        if not run.replays(result):
-            raise ConfigError(
-                "the model's output cannot be reproduced from its encoders' recorded features: it reads something else "
-                "that an encoder leaves behind, or an example's output depends on its place in the batch; make the "
-                "encoders' outputs its only way in, or write a Python adapter."
-            )
+    result = run.replayable(result)
     result, apart = run.in_other_company(result, few)
     if isinstance(adapter, ModuleAdapter):
         run.need_own_inputs(few)
@@ -186,6 +170,20 @@ def validate_model(
         absent_as(adapter),
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt, note)
+
+
+def _first_pass(adapter: Adapter, batch: Batch, seed: int) -> tuple[ForwardPass, bool]:
+    """The pass over a batch, and whether it drew random numbers; what else it changed is put back."""
+    state = State.of(adapter.model, adapter.weights.in_file)
+    try:
+        seed_everything(seed)
+        before = random_states()
+        result = adapter.run(batch).on_cpu()
+        return result, before != random_states()
+    finally:
+        adapter.unsteady = state.changed
+        adapter.unsteady.put_back()
+        del state  # it may be a copy of all weights, which would lie beside those of a second build
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float = 1e-3) -> bool:
@@ -237,6 +235,19 @@ class _Repeated:
         tolerance = max(1e-3, SEEDS_APART * self.noise)
         return _close(again.outputs, result.prediction.outputs.flip(0), tolerance) and _close(
             again.fused, result.prediction.fused.flip(0), tolerance
+        )
+
+    def replayable(self, result: ForwardPass) -> ForwardPass:
+        """The pass, or one after it, whose answers come out of its recordings again. Raises ConfigError where none do."""
+        if self.replays(result):
+            return result
+        result = self.settled(result)  # hooks, say, that its first forward made
+        if self.replays(result):
+            return result
+        raise ConfigError(
+            "the model's output cannot be reproduced from its encoders' recorded features: it reads something else "
+            "that an encoder leaves behind, or an example's output depends on its place in the batch; make the "
+            "encoders' outputs its only way in, or write a Python adapter."
         )
 
     def settled(self, result: ForwardPass) -> ForwardPass:
