@@ -152,8 +152,8 @@ def count_rarer(y: Tensor) -> float:
     As many examples an area under the ROC or precision-recall curve rests on: it is a mean over the rarer ones, or over
     more, and labels of one example are not independent.
     """
-    positive = y.double().sum(0)
-    rarer = torch.minimum(positive, len(y) - positive)
+    positive, negative = (y > 0.5).double().sum(0), (y < 0.5).double().sum(0)  # a NaN is neither
+    rarer = torch.minimum(positive, negative)
     rarer = rarer[rarer > 0]
     return float(len(rarer) / (1 / rarer).sum()) if len(rarer) else float(len(y))
 

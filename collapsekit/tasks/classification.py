@@ -13,7 +13,7 @@ from collapsekit.errors import ConfigError, DataError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
-from collapsekit.stats.linear import Linear, fit_softmax
+from collapsekit.stats.linear import Linear, fit_softmax, fit_softmaxes
 from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
@@ -37,20 +37,29 @@ _LEFT_OUT = {"auroc": metrics.macro_auroc_left_out, "average_precision": metrics
 @task("classification", summary="one class an example; cross-entropy; accuracy, macro F1, AUROC or average precision")
 class Classification(Task):
     """Exclusive classes: cross-entropy in nats; accuracy, balanced accuracy, macro F1, or an area: of two classes the
-    second's, of more the mean over classes, each against the others."""
+    second's, of more the mean over classes, each against the others. Where classes have weights, as a model was trained
+    with (``weight`` of torch's CrossEntropyLoss), an example's loss is its class's weight, over their mean, times that."""
 
     mean_over_examples = True
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
-    def __init__(self, metric: str | None = None) -> None:
+    def __init__(self, metric: str | None = None, weights: Sequence[float] | None = None) -> None:
         self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "accuracy"
+        self.weights = None
+        if weights is not None:
+            given = torch.tensor(weights, dtype=torch.float64)
+            self.weights, self.loss_name = given / given.mean(), "cross-entropy weighed by class (nats)"
 
     @classmethod
-    def create(cls, *, metric: str | None, temperature: float) -> Self:
+    def create(cls, *, metric: str | None, temperature: float, weights: Sequence[float] | None = None) -> Self:
         del temperature
-        return cls(metric)
+        if weights is not None:
+            right = isinstance(weights, list | tuple) and len(weights) > 1
+            if not right or not all(type(w) in (int, float) and 0 < w < float("inf") for w in weights):
+                raise ConfigError(f"task_options weights is {weights!r}, expected a number above 0 for each class.")
+        return cls(metric, weights)
 
     def expect(self, outputs: Tensor) -> Tensor:
         logits = to_columns(outputs, self.name).double()
@@ -63,7 +72,8 @@ class Classification(Task):
         return self.to_natural(probabilities).to(outputs[0].dtype)
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
-        return -expected.gather(1, targets[:, None])[:, 0].clamp_min(FLOOR).log()
+        each = -expected.gather(1, targets[:, None])[:, 0].clamp_min(FLOOR).log()
+        return each if self.weights is None else each * self.weights[targets]
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
@@ -97,22 +107,30 @@ class Classification(Task):
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         logits = to_columns(outputs, self.name)
+        if self.weights is not None:
+            both = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+            return (F.cross_entropy(both, targets, reduction="none") * self.weights.to(both)[targets]).mean()
         if logits.shape[1] == 1:
             return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype))
         return F.cross_entropy(logits, targets)
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         counts = torch.bincount(targets, minlength=width).double() + 1.0
+        counts = counts if self.weights is None else counts * self.weights
         return (counts / counts.sum())[None]
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
-        return -(prior.exp() * self.to_natural(expected)).sum(1).mean()
+        drawn = -(prior.exp() * self.to_natural(expected)).sum(1).mean()
+        # Weighed classes are as frequent as their share of the prior over their weight.
+        return drawn if self.weights is None else drawn / (prior.exp() / self.weights).sum()
 
     def classes_of(self, outputs: Tensor) -> int:
         return self.expect(outputs[:1]).shape[1]
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        return fit_softmax(x, targets, width, l2)
+        if self.weights is None:
+            return fit_softmax(x, targets, width, l2)
+        return fit_softmaxes(x, (F.one_hot(targets, width) * self.weights)[:, None], l2)
 
     def to_natural(self, expected: Tensor) -> Tensor:
         return expected.clamp_min(FLOOR).log()
@@ -145,8 +163,13 @@ class Classification(Task):
         low, high = int(targets.min()), int(targets.max())
         if low < 0 or high >= classes:
             bad = low if low < 0 else high
+            drop = ", and drop examples whose label is not known" if low < 0 else ""
             raise DataError(
                 f"label {bad} of split {split!r} is out of range: the model has {classes} outputs, so labels must be "
-                f"0 to {classes - 1}; check data.label and the model's number of classes."
+                f"0 to {classes - 1}; check data.label and the model's number of classes{drop}."
+            )
+        if self.weights is not None and len(self.weights) != classes:
+            raise ConfigError(
+                f"task_options weights has {len(self.weights)} numbers, the model {classes} classes: give one for each."
             )
         return targets

@@ -9,12 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapsekit.errors import ConfigError, DataError
+from collapsekit.errors import ConfigError, DataError, NumericsError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_sigmoid
 from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
+from collapsekit.tasks.gaps import (
+    fit_columns,
+    has_gaps,
+    mean_of_known,
+    need_some_known,
+    same_but_for_gaps,
+    say_gaps,
+    weigh_known,
+)
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 
 _METRICS: dict[str, Metric] = {
@@ -30,11 +39,15 @@ _LEFT_OUT = {
 }
 
 
-@task("multilabel", summary="independent 0/1 labels; binary cross-entropy; macro AUROC, average precision or macro F1")
+@task(
+    "multilabel",
+    summary="0/1 labels, NaN where not known; binary cross-entropy; macro AUROC, average precision or macro F1",
+)
 class Multilabel(Task):
-    """Independent labels: mean binary cross-entropy in nats; macro AUROC, average precision (macro, micro), macro F1."""
+    """Independent labels: mean binary cross-entropy in nats; macro AUROC, average precision (macro, micro), macro F1. A NaN
+    among the labels is left out of all of them."""
 
-    mean_over_examples = True
+    mean_over_examples = gaps = True
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
@@ -56,40 +69,71 @@ class Multilabel(Task):
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()
-        return -(targets * p + (1 - targets) * q).mean(1)
+        each = -(targets * p + (1 - targets) * q)
+        return mean_of_known(each, targets) if has_gaps(targets) else each.mean(1)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
-        return self._metric(expected, targets > 0.5)
+        if not has_gaps(targets):
+            return self._metric(expected, targets > 0.5)
+        known = ~targets.isnan()
+        if self.metric_name == "micro_average_precision":
+            return self._metric(expected[known][:, None], targets[known][:, None] > 0.5)
+        found = [self._of_label(expected[rows, i], targets[rows, i] > 0.5) for i, rows in enumerate(known.T)]
+        there = [value for value in found if value is not None]
+        if not there:
+            raise NumericsError(f"{self.metric_name} needs a label with both classes among those that are known")
+        return sum(there) / len(there)
+
+    def _of_label(self, expected: Tensor, positive: Tensor) -> float | None:
+        """The metric of one label of the examples that have it; None where a mean over labels leaves it out."""
+        try:
+            return self._metric(expected[:, None], positive[:, None])
+        except NumericsError:
+            return None
 
     def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
         at_once = _LEFT_OUT.get(self.metric_name)
-        return None if at_once is None else at_once(expected, targets > 0.5, groups)
+        return None if at_once is None or has_gaps(targets) else at_once(expected, targets > 0.5, groups)
 
     def effective_count(self, targets: Tensor) -> float:
         """Count examples of the rarer class, the harmonic mean over labels that have both; of a micro average, in which a
         rare label hardly counts, those that have any label, or that lack any."""
         if self.metric_name == "micro_average_precision":
-            positive = targets > 0.5
-            return float(max(1, min(int(positive.any(1).sum()), int((~positive).any(1).sum()))))
+            return float(max(1, min(int((targets > 0.5).any(1).sum()), int((targets < 0.5).any(1).sum()))))
         return metrics.count_rarer(targets)
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(to_columns(outputs, self.name), targets.to(outputs.dtype))
+        logits, truth = to_columns(outputs, self.name), targets.to(outputs.dtype)
+        if not has_gaps(targets):
+            return F.binary_cross_entropy_with_logits(logits, truth)
+        each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
+        return mean_of_known(each, targets).mean()
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
-        return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
+        if not has_gaps(targets):
+            return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
+        weight = width * weigh_known(targets)
+        return (((targets.nan_to_num() * weight).sum(0) + 1.0) / (weight.sum(0) + 2.0))[None]
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
         return self.loss(expected, prior.sigmoid().expand_as(expected)).mean()
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        return fit_sigmoid(x, targets, l2)
+        return fit_columns(fit_sigmoid, x, targets, l2) if has_gaps(targets) else fit_sigmoid(x, targets, l2)
 
     def to_natural(self, expected: Tensor) -> Tensor:
         return expected.clamp_min(FLOOR).log() - (1 - expected).clamp_min(FLOOR).log()
 
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural.sigmoid()
+
+    def caveat(self, targets: Tensor) -> str | None:
+        return say_gaps(targets)
+
+    def unvarying(self, targets: Tensor) -> str | None:
+        if not has_gaps(targets):
+            return super().unvarying(targets)
+        return "the same" if same_but_for_gaps(targets) else None
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         if squeezed(outputs).ndim > 2:
@@ -105,6 +149,11 @@ class Multilabel(Task):
                 f"{tuple(outputs.shape)}: multilabel needs one 0/1 label an output."
             )
         targets = targets.double()
-        if not bool(((targets == 0) | (targets == 1)).all()):
-            raise DataError(f"labels of split {split!r} are not all 0 or 1: multilabel needs 0/1 labels.")
+        if not bool(((targets == 0) | (targets == 1) | targets.isnan()).all()):
+            odd = next(v for v in targets.flatten().tolist() if v not in (0, 1) and v == v)
+            raise DataError(
+                f"labels of split {split!r} are not all 0 or 1, but {odd:g}: multilabel needs 0/1 labels, and NaN where one "
+                "is not known."
+            )
+        need_some_known(targets, split)
         return targets

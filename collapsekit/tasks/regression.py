@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from collapsekit.errors import DataError
 from collapsekit.registry import task
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
-from collapsekit.stats.linear import Linear, fit_ridge, side_by_side
+from collapsekit.stats.linear import Linear, fit_ridge
 from collapsekit.stats.scores import values as of_values
 from collapsekit.tasks.base import Metric, Task, choose_metric
+from collapsekit.tasks.gaps import fit_columns, has_gaps, need_some_known, same_but_for_gaps, say_gaps
 from collapsekit.tasks.shapes import squeezed
 
 _METRICS: dict[str, Metric] = {
@@ -51,7 +52,7 @@ class Regression(Task):
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         squares = (expected - targets).square()
-        return squares.nanmean(1) if _has_gaps(targets) else squares.mean(1)
+        return squares.nanmean(1) if has_gaps(targets) else squares.mean(1)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
@@ -59,7 +60,7 @@ class Regression(Task):
     def metric_parts(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         """Compute (n,): of R², 1 minus an example's squared error over the mean square deviation of the targets, mean over
         outputs that vary; of a mean absolute error, minus the example's own."""
-        if _has_gaps(targets):
+        if has_gaps(targets):
             return None
         if self._chosen == "mae":
             return -(expected - targets).abs().mean(1)
@@ -71,7 +72,7 @@ class Regression(Task):
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         outputs, truth = outputs.reshape(targets.shape), targets.to(outputs.dtype)
-        if not _has_gaps(targets):
+        if not has_gaps(targets):
             return F.mse_loss(outputs, truth)
         known = ~truth.isnan()
         squares = (outputs - torch.where(known, truth, 0.0)).square() * known
@@ -79,7 +80,7 @@ class Regression(Task):
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
         """Find the mean of each output, (1, width), an example's known targets sharing its weight; 0 where none is known."""
-        if not _has_gaps(targets):
+        if not has_gaps(targets):
             return targets.double().mean(0, keepdim=True)
         known = ~targets.isnan()
         weight = known / known.sum(1, keepdim=True)
@@ -87,28 +88,15 @@ class Regression(Task):
         return total / weight.sum(0, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        if not _has_gaps(targets):
-            return fit_ridge(x, targets, l2)
-        columns = []
-        for values in targets.T:
-            known = ~values.isnan()
-            if int(known.sum()) > 1:
-                columns.append(fit_ridge(x[known], values[known, None], l2))
-            else:  # nothing to learn from
-                columns.append(fit_ridge(x, torch.zeros(len(x), 1, dtype=torch.float64), l2))
-        return side_by_side(columns)
+        return fit_columns(fit_ridge, x, targets, l2) if has_gaps(targets) else fit_ridge(x, targets, l2)
 
     def caveat(self, targets: Tensor) -> str | None:
-        missing, count = int(targets.isnan().sum()), targets.numel()
-        if not missing:
-            return None
-        return f"{missing} of {count} target values are NaN: they are left out of losses, metrics, priors and readouts."
+        return say_gaps(targets)
 
     def unvarying(self, targets: Tensor) -> str | None:
-        if not _has_gaps(targets):
+        if not has_gaps(targets):
             return super().unvarying(targets)
-        known = [values[~values.isnan()] for values in targets.T]
-        return "the same" if all(not len(v) or bool((v == v[0]).all()) for v in known) else None
+        return "the same" if same_but_for_gaps(targets) else None
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         if squeezed(outputs).shape[1:] == squeezed(targets).shape[1:]:
@@ -126,14 +114,5 @@ class Regression(Task):
         if bool(flat.isinf().any()):
             row = int(flat.isinf().any(1).nonzero()[0])
             raise DataError(f"label of example {row} of split {split!r} is infinite: drop or fill it.")
-        empty = int(flat.isnan().all(1).sum())
-        if empty:
-            raise DataError(
-                f"{empty} of {len(flat)} examples of split {split!r} have no label but NaN: drop them, as nothing in "
-                "them can be scored."
-            )
+        need_some_known(flat, split)
         return flat
-
-
-def _has_gaps(targets: Tensor) -> bool:
-    return bool(targets.isnan().any())
