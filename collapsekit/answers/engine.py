@@ -14,7 +14,8 @@ import torch
 
 from collapsekit.answers.adapter import AnswerBook, AnswersAdapter
 from collapsekit.answers.formats import get_format, read_answer
-from collapsekit.answers.manifest import Manifest, json_line, read_shards
+from collapsekit.answers.formats._format import AnswerFormat
+from collapsekit.answers.manifest import MAX_BYTES, Manifest, json_line, read_shards
 from collapsekit.answers.materials import Materials
 from collapsekit.answers.passes import ElsewhereSubject
 from collapsekit.answers.planning import config_digest, key_of
@@ -25,7 +26,7 @@ from collapsekit.data.memory import with_data
 from collapsekit.diagnosis import settle_config
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.features.examples import SplitReader
-from collapsekit.io.files import append_text, is_file, reason
+from collapsekit.io.files import append_text, is_file, read_bytes, reason
 from collapsekit.io.limits import MEMORY
 from collapsekit.io.spill import SpillBuffer
 
@@ -114,8 +115,8 @@ class Engine:
         """
         path, count = Path(output), 0
         _check_part(part)
-        asked = self._wanted(answered_in(path), only, part)
         end_last_line(path)
+        asked = self._wanted(answered_in(path), only, part)
         for split, ids, codes in _batches(asked, self._materials, batch_size):
             given = self._materials.make_batch(split, codes)
             rows = _rows_of(answer(given), len(ids))
@@ -128,7 +129,7 @@ class Engine:
 
     def _wanted(self, done: set[str], only: str | Path | None, part: tuple[int, int]) -> Iterator[dict[str, Any]]:
         """The lines of questions that are to be answered, in order; of n parts each gets every n-th question."""
-        named = None if only is None else ids_in(Path(only))
+        named = None if only is None else ids_in(Path(only), get_format(self.manifest.format))
         first, step = part
         for line in islice(read_shards(self.folder, self.manifest), first, None, step):
             if not {"id", "split"} <= line.keys() or line["split"] not in self.manifest.data:
@@ -175,14 +176,13 @@ def answered_in(path: Path) -> set[str]:
     return found
 
 
-def ids_in(path: Path) -> set[str]:
-    """Read the ids of questions in a file of theirs. Raises ConfigError for another file."""
+def ids_in(path: Path, kind: AnswerFormat) -> set[str]:
+    """Read the ids of questions in a file of theirs, of a format. Raises ConfigError for another file."""
     try:
-        with path.open("rb") as file:
-            return {str(json.loads(line)["id"]) for line in file if line.strip()}
+        return {str(line["id"]) for line in kind.unpack(path, read_bytes(path, MAX_BYTES))}
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {reason(e)}.") from None
-    except (ValueError, LookupError, TypeError):
+    except (RefusedError, LookupError, TypeError):
         raise ConfigError(
             f"{path} is no file of questions: name one that `collapsekit score --missing` wrote."
         ) from None
@@ -191,6 +191,8 @@ def ids_in(path: Path) -> set[str]:
 def end_last_line(path: Path) -> None:
     """Make ready a file of answers to go on with; what was cut at its end gets a line of its own. Raises ConfigError."""
     cut = False
+    if path.suffix == ".parquet":
+        raise ConfigError(f"{path} is named as a table, and answers are appended as JSON lines: name a file `.jsonl`.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_file(path) and path.stat().st_size:

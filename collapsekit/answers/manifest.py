@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, ValidationError
 
-from collapsekit.answers.question import parse_id
+from collapsekit.answers.formats import get_format
+from collapsekit.answers.formats._format import AnswerFormat, PlanInBrief
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import is_file, read_bytes, reason, write_atomic
 from collapsekit.io.json import json_text, read_json
@@ -99,18 +100,23 @@ class Manifest(Frozen):
             where = ".".join(map(str, first["loc"]))
             raise RefusedError(f"{path} at {quote(where)}: {first['msg']}; plan the questions again.") from None
 
+    @property
+    def in_brief(self) -> PlanInBrief:
+        """What answers are held against."""
+        return PlanInBrief(self.key, self.answer.kind, self.answer.width, self.cost.questions)
+
     def save(self, folder: Path) -> Path:
         """Write it to a folder, whole or not at all."""
         return write_atomic(folder / NAME, json_text(self.model_dump(mode="json")))
 
 
-def write_shards(folder: Path, lines: Iterator[dict[str, Any]], size: int = SHARD, first: int = 0) -> list[Shard]:
+def write_shards(folder: Path, lines: Iterator[dict[str, Any]], kind: AnswerFormat, first: int = 0) -> list[Shard]:
     """Write questions to files of a folder, each whole or not at all.
 
     Args:
         folder: where they go.
         lines: one a question.
-        size: lines a file.
+        kind: their format.
         first: number of the first file.
 
     Returns:
@@ -121,8 +127,8 @@ def write_shards(folder: Path, lines: Iterator[dict[str, Any]], size: int = SHAR
     length = 0
 
     def finish() -> None:
-        data = "".join(part).encode()
-        name = f"questions-{first + len(found):05d}.jsonl"
+        data = kind.pack("".join(part))
+        name = f"questions-{first + len(found):05d}.{kind.suffix}"
         write_atomic(folder / name, data)
         found.append(Shard(file=name, questions=len(part), sha256=hashlib.sha256(data).hexdigest()))
         part.clear()
@@ -130,7 +136,7 @@ def write_shards(folder: Path, lines: Iterator[dict[str, Any]], size: int = SHAR
     for line in lines:
         part.append(json_line(line))
         length += len(part[-1])
-        if len(part) == size or length >= SHARD_BYTES:
+        if len(part) == SHARD or length >= SHARD_BYTES:
             finish()
             length = 0
     if part:
@@ -145,6 +151,12 @@ def json_line(value: Any) -> str:
 
 def read_shards(folder: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
     """Yield the lines of all shards in order. Raises RefusedError where a file is not what the manifest says."""
+    kind = get_format(manifest.format)
+    for path, data in _shards(folder, manifest):
+        yield from kind.unpack(path, data)
+
+
+def _shards(folder: Path, manifest: Manifest) -> Iterator[tuple[Path, bytes]]:
     for shard in manifest.shards:
         path = folder / shard.file
         try:
@@ -153,23 +165,15 @@ def read_shards(folder: Path, manifest: Manifest) -> Iterator[dict[str, Any]]:
             raise RefusedError(f"{path} cannot be read: {reason(e)}; plan the questions again.") from None
         if hashlib.sha256(data).hexdigest() != shard.sha256:
             raise RefusedError(f"{path} is not the file that was planned: it was changed; plan the questions again.")
-        for line in data.splitlines():
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError):
-                found = None
-            if not isinstance(found, dict):
-                raise RefusedError(f"{path} holds a line that is no question: plan the questions again.")
-            yield found
+        yield path, data
 
 
-def read_ids(folder: Path, manifest: Manifest, name: str) -> NDArray[np.uint64]:
+def read_ids(folder: Path, manifest: Manifest) -> NDArray[np.uint64]:
     """Read the numbers of all questions.
 
     Args:
         folder: of the questions.
         manifest: which says what is in it.
-        name: the field of a line that holds its id.
 
     Returns:
         Numbers (q,), in order.
@@ -177,11 +181,12 @@ def read_ids(folder: Path, manifest: Manifest, name: str) -> NDArray[np.uint64]:
     Raises:
         RefusedError: where they are not those that the manifest says.
     """
-    numbers = (parse_id(line.get(name)) for line in read_shards(folder, manifest))
-    found = np.fromiter((number for number in numbers if number is not None), np.uint64)
-    if len(found) != manifest.cost.questions or len(np.unique(found)) != len(found):
+    kind = get_format(manifest.format)
+    parts = [kind.numbers_in(path, data) for path, data in _shards(folder, manifest)]
+    found = np.concatenate([np.empty(0, np.uint64), *parts])
+    distinct = len(np.unique(found))
+    if len(found) != manifest.cost.questions or distinct != len(found):
         raise RefusedError(
-            f"{folder} has {len(np.unique(found)):,} questions, and its {NAME} says {manifest.cost.questions:,}: plan them "
-            "again."
+            f"{folder} has {distinct:,} questions, and its {NAME} says {manifest.cost.questions:,}: plan them again."
         )
     return found

@@ -87,9 +87,11 @@ class QuestionPlan:
         """
         if is_file(folder / NAME):
             raise ConfigError(f"{folder} holds questions already: name another folder with --output.")
-        manifest = self.manifest.model_copy(update={"shards": tuple(write_shards(folder, self.lines()))})
+        manifest = self.manifest.model_copy(
+            update={"shards": tuple(write_shards(folder, self.lines(), get_format(self.manifest.format)))}
+        )
         manifest.save(folder)
-        read_ids(folder, manifest, get_format(manifest.format).id_key)
+        read_ids(folder, manifest)
         return manifest
 
 

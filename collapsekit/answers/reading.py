@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsekit.answers.formats import read_answer
+from collapsekit.answers.formats import find_table, read_answer
+from collapsekit.answers.formats._format import AnswerRows
 from collapsekit.answers.manifest import AnswerShape, Manifest
 from collapsekit.answers.question import parse_id, to_id
 from collapsekit.answers.values import UnfitError, to_numbers
@@ -80,10 +81,10 @@ class _Reader:
         self.conflicting: dict[str, None] = {}
         self.models: dict[str, None] = {}
 
-    def take(self, line: bytes, where: str) -> None:
-        """Read one line. Raises RefusedError for an answer that cannot be to this plan's questions."""
+    def take(self, line: Any, where: str) -> None:
+        """Read what one line holds. Raises RefusedError for an answer that cannot be to this plan's questions."""
         self.tally.lines += 1
-        answer = self._parsed(line)
+        answer = read_answer(line) if isinstance(line, dict) else None
         if answer is None:
             self.tally.damaged += 1
             return
@@ -98,18 +99,28 @@ class _Reader:
             self.models[inline(str(model), 200)] = None
         self._put(place, answer, where)
 
+    def take_rows(self, rows: AnswerRows) -> None:
+        """Read rows of numbers at once, as :meth:`take` would one by one."""
+        self.tally.lines += len(rows.numbers)
+        places = np.searchsorted(self.numbers, rows.numbers).clip(max=max(0, len(self.numbers) - 1))
+        known = self.numbers[places] == rows.numbers if len(self.numbers) else np.zeros(len(places), bool)
+        self.unknown += [to_id(int(number)) for number in rows.numbers[~known]]
+        self.models |= dict.fromkeys(inline(model, 200) for model in rows.models)
+        places, values = places[known], rows.values[known]
+        _, first = np.unique(places, return_index=True)
+        new = first[self.states[places[first]] < ANSWERED]
+        self.states[places[new]] = ANSWERED
+        self.values[places[new]] = values[new]
+        again = np.setdiff1d(np.arange(len(places)), new, assume_unique=True)
+        differ = (self.values[places[again]] != values[again]).any(1)
+        self.tally.repeated += int((~differ).sum())
+        self.conflicting |= dict.fromkeys(to_id(int(number)) for number in self.numbers[places[again][differ]])
+
     def _place_of(self, number: int | None) -> int | None:
         if number is None:
             return None
         place = bisect_left(self.known, number)
         return place if place < len(self.known) and self.known[place] == number else None
-
-    def _parsed(self, line: bytes) -> Mapping[str, Any] | None:
-        try:
-            found = _DECODER.decode(line.decode())
-        except (ValueError, RecursionError):
-            return None
-        return read_answer(found) if isinstance(found, dict) else None
 
     def _put(self, place: int, answer: Mapping[str, Any], where: str) -> None:
         state, row = _state_of(answer, self.shape, where)
@@ -151,7 +162,7 @@ def read_answers(manifest: Manifest, numbers: NDArray[np.uint64], paths: Iterabl
     Args:
         manifest: of the plan.
         numbers: of its questions, (q,).
-        paths: files of answers, JSON lines, in any order; a question may be answered in several.
+        paths: files of answers, JSON lines or Parquet, in any order; a question may be answered in several.
 
     Returns:
         The table of all questions.
@@ -162,24 +173,47 @@ def read_answers(manifest: Manifest, numbers: NDArray[np.uint64], paths: Iterabl
     """
     reader = _Reader(manifest, numbers)
     for path in paths:
-        for count, line in enumerate(_lines(path), 1):
-            reader.take(line, f"{path} line {count}")
+        table = find_table(_head(path))
+        if table is None:
+            for count, line in enumerate(_lines(path), 1):
+                reader.take(_parse(line), f"{path} line {count}")
+            continue
+        for rows in table.read_rows(path, manifest.in_brief):
+            reader.take_rows(rows)
+            for count, found in rows.others:
+                reader.take(found, f"{path} row {count}")
     return reader.finish()
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file of answers. Raises ConfigError where there is none."""
+    try:
+        if not path.exists():
+            raise ConfigError(f"file of answers {path} does not exist: check the path.")
+        if not is_file(path):
+            raise ConfigError(f"{path} is no file of answers: name files of JSON lines, one an answer, or Parquet.")
+        with path.open("rb") as f:
+            return f.read(16)
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {reason(e)}.") from None
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file, blank ones aside; one that is too long ends as if it were cut."""
     try:
-        if not path.exists():
-            raise ConfigError(f"file of answers {path} does not exist: check the path.")
-        if not is_file(path):
-            raise ConfigError(f"{path} is no file of answers: name files of JSON lines, one an answer.")
         with path.open("rb") as f:
             while line := f.readline(LINE):
                 if line.strip():
                     yield line
     except OSError as e:
         raise ConfigError(f"{path} cannot be read: {reason(e)}.") from None
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return _DECODER.decode(line.decode())
+    except (ValueError, RecursionError):
+        return None
 
 
 def _state_of(answer: Mapping[str, Any], shape: AnswerShape, where: str) -> tuple[int, list[float] | None]:

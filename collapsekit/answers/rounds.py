@@ -41,12 +41,12 @@ class NextRound:
     def save(self, folder: Path) -> Manifest:
         """Add the new questions to their folder: shards first, and then the manifest that names them."""
         assert self.plan is not None
-        shards = write_shards(folder, self.plan.lines(), first=len(self.before.shards))
+        shards = write_shards(folder, self.plan.lines(), get_format(self.before.format), len(self.before.shards))
         total = self.before.cost.questions + self.count
         cost = PlanCost(questions=total, forwards=total)
         manifest = self.plan.manifest.model_copy(update={"shards": (*self.before.shards, *shards), "cost": cost})
         manifest.save(folder)
-        read_ids(folder, manifest, get_format(manifest.format).id_key)
+        read_ids(folder, manifest)
         return manifest
 
 
@@ -82,7 +82,7 @@ def plan_next(
     options.setdefault("reliance", {})["draws"] = 2 * max(before.draws.values())
     words = {"split": before.split, "seed": before.seed, "limit": before.limit, "format": before.format}
     plan = make_plan(config, PlanOptions.make(**words, options=options), source, progress)
-    known = read_ids(folder, before, get_format(before.format).id_key)
+    known = read_ids(folder, before)
     codes = {
         split: rows[~np.isin(number_questions(before.key, split, rows), known)] for split, rows in plan.codes.items()
     }

@@ -58,14 +58,14 @@ class AnsweredPlan:
     def read(cls, questions: Path, answers: Iterable[Path]) -> AnsweredPlan:
         """Read a folder of questions and files of answers. Raises ConfigError, RefusedError."""
         manifest = Manifest.load(questions)
-        numbers = read_ids(questions, manifest, get_format(manifest.format).id_key)
+        numbers = read_ids(questions, manifest)
         return cls(questions, manifest, read_answers(manifest, numbers, answers))
 
     def write_missing(self, path: Path) -> int:
         """Write the questions that have to be asked, or asked again, as the plan has them; return how many there are."""
-        key, open_ = get_format(self.manifest.format).id_key, {to_id(int(n)) for n in self.table.open}
-        lines = (line for line in read_shards(self.folder, self.manifest) if line[key] in open_)
-        write_atomic(path, "".join(map(json_line, lines)))
+        kind, open_ = get_format(self.manifest.format), {to_id(int(n)) for n in self.table.open}
+        lines = (line for line in read_shards(self.folder, self.manifest) if line[kind.id_key] in open_)
+        write_atomic(path, kind.pack("".join(map(json_line, lines))))
         return len(open_)
 
     def need_answers(self, missing: Path | None = None) -> None:

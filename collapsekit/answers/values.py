@@ -10,6 +10,7 @@ from typing import Any
 from collapsekit.answers.manifest import AnswerShape
 
 LEAST = 1e-30  # a probability below counts as this, as in every loss
+LARGEST = 3e38  # of a number, whatever its sign: what float32 holds
 DOUBT = 0.02  # probability that a text, which says a choice and not how sure it is, leaves to the other choices
 ANSWER_KEYS = ("scores", "logprobs", "probs", "value", "text")  # of which an answer has one
 
@@ -51,13 +52,18 @@ def to_numbers(answer: Mapping[str, Any], shape: AnswerShape) -> list[float] | N
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 3e38:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or abs(value) > LARGEST
+    ):
         raise UnfitError(f"has {name} that are no finite numbers")
     return float(value)
 
 
 def _row(value: Any, name: str) -> list[float]:
-    if type(value) is list and all(type(one) is float and -3e38 <= one <= 3e38 for one in value):
+    if type(value) is list and all(type(one) is float and -LARGEST <= one <= LARGEST for one in value):
         return value  # as nearly all are
     values = value if isinstance(value, list) else [value]
     return [_number(one, name) for one in values]

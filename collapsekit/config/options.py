@@ -182,7 +182,7 @@ class PlanOptions(CommandOptions):
         Field(ge=1, lt=SEEDS),
         Flag("At most so many questions: fewer draws of each absent modality.", unit="question", bounded=True),
     ] = None
-    format: Annotated[str, Flag("How questions are written: plain, openai-batch or vllm.")] = "plain"
+    format: Annotated[str, Flag("How questions are written: plain, parquet, openai-batch or vllm.")] = "plain"
     options: Annotated[
         Mapping[str, Mapping[str, Any]] | None,
         Flag("Set a probe's option; repeatable.", name="set", metavar="PROBE.OPTION=VALUE"),

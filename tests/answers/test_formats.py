@@ -15,9 +15,10 @@ import pytest
 from collapsekit.answers.formats import formats, get_format, read_answer
 from collapsekit.answers.formats._chat import to_png
 from collapsekit.answers.formats._format import AskedExample
-from collapsekit.answers.question import Question
+from collapsekit.answers.manifest import json_line
+from collapsekit.answers.question import Question, to_id
 from collapsekit.answers.reading import ANSWERED, FAILED, REFUSED, read_answers
-from collapsekit.errors import ConfigError
+from collapsekit.errors import ConfigError, RefusedError
 from tests.answers.making import make_manifest, write_lines
 
 ID = "00000000000000ff"
@@ -46,6 +47,7 @@ def top(**chances: float) -> dict[str, Any]:
 
 ANSWERS = {
     "plain": ({"id": ID, "scores": [1.0, 2.0, 0.5]}, {"id": ID, "refused": True}, {"id": ID, "error": "429"}),
+    "parquet": ({"id": ID, "scores": [1.0, 2.0, 0.5]}, {"id": ID, "refused": True}, {"id": ID, "error": "429"}),
     "openai-batch": (
         completion(content="no", logprobs=top(yes=0.2, no=0.7, maybe=0.1)),
         completion(content=None, refusal="I cannot"),
@@ -74,6 +76,22 @@ def test_a_format_writes_ids_and_reads_its_answers(name: str, tmp_path: Path) ->
         path = write_lines(tmp_path / "a", [answer])
         table = read_answers(make_manifest(1, choices=ASKED.choices), number, [path])
         assert table.states.tolist() == [state]
+
+
+@pytest.mark.parametrize("name", formats())
+def test_a_file_of_questions_holds_the_lines_it_was_made_of(name: str, tmp_path: Path) -> None:
+    kind = get_format(name)
+    if kind.mark:
+        pytest.importorskip("polars")
+    asked = (QUESTION, Question("test", 5, {}, {"a\n\x1b": 3}), Question("val", 0))
+    lines = [kind.write(to_id(n), question, ASKED) for n, question in enumerate(asked)]
+    text = "".join(map(json_line, lines))
+    data = kind.pack(text)
+    assert data == kind.pack(text)
+    assert list(kind.unpack(tmp_path, data)) == json.loads(f"[{','.join(text.splitlines())}]")
+    assert kind.numbers_in(tmp_path, data).tolist() == [0, 1, 2]
+    with pytest.raises(RefusedError, match=r"no question|cannot be read"):
+        list(kind.unpack(tmp_path, data[:-9]))
 
 
 @pytest.mark.parametrize("name", formats())

@@ -50,11 +50,11 @@ def test_the_same_is_asked_again_and_other_things_have_other_ids(tmp_path: Path)
 def test_more_draws_ask_what_fewer_ask_and_more(tmp_path: Path) -> None:
     asked = make_asked(tmp_path)
     few = asked.plan(options={"reliance": {"draws": 4}})
-    ids = set(read_ids(asked.questions, few, "id").tolist())
+    ids = set(read_ids(asked.questions, few).tolist())
     more = Asked(asked.model, asked.config, tmp_path / "more")
     many = more.plan(options={"reliance": {"draws": 8}})
     assert few.key == many.key
-    assert ids < set(read_ids(more.questions, many, "id").tolist())
+    assert ids < set(read_ids(more.questions, many).tolist())
 
 
 def test_a_budget_takes_draws_away(tmp_path: Path) -> None:

@@ -26,17 +26,17 @@ def test_open_verdicts_are_asked_about_with_twice_the_draws(tmp_path: Path) -> N
     asked = make_asked(tmp_path, steps=4, sizes={"train": 60, "val": 24, "test": 24})  # hardly trained, and few
     first = asked.plan(options=draws(4))
     asked.answer()
-    before = set(read_ids(asked.questions, first, "id").tolist())
+    before = set(read_ids(asked.questions, first).tolist())
     found = plan_next(asked.questions, [asked.answers], check_config(asked.config, base=tmp_path))
     assert found.undecided
     second = found.save(asked.questions)
     assert second == Manifest.load(asked.questions)
     assert max(second.draws.values()) == 8
-    after = set(read_ids(asked.questions, second, "id").tolist())
+    after = set(read_ids(asked.questions, second).tolist())
     assert before < after
     assert asked.answer() == found.count == len(after) - len(before)
 
     at_once = Asked(asked.model, asked.config, tmp_path / "once")
-    assert set(read_ids(at_once.questions, at_once.plan(options=draws(8)), "id").tolist()) == after
+    assert set(read_ids(at_once.questions, at_once.plan(options=draws(8))).tolist()) == after
     at_once.answer()
     assert asked.score().to_json() == at_once.score().to_json()

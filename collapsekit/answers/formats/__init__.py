@@ -28,6 +28,11 @@ def get_format(name: str) -> AnswerFormat:
     return known[name]
 
 
+def find_table(head: bytes) -> AnswerFormat | None:
+    """Find the format whose files of answers begin so; None: they are JSON lines."""
+    return next((one for one in formats().values() if one.mark and head.startswith(one.mark)), None)
+
+
 def read_answer(line: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Read a line of answers of whichever format, as the format ``plain`` has it; None for what is no answer."""
     for one in formats().values():
