@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from collapsekit.adapters.base import Activations, Change, ForwardPass, Prediction, TrainPass
 from collapsekit.adapters.live.inputs import record_inputs
 from collapsekit.adapters.module import ModuleAdapter
-from collapsekit.answers.question import STAND_IN, UNCHANGED, Codes
+from collapsekit.answers.question import LEFT_OUT, STAND_IN, UNCHANGED, Codes
 from collapsekit.config.schema import Config, ModelConfig
-from collapsekit.data.base import Batch, Source
+from collapsekit.data.base import Batch, Source, is_stored
 from collapsekit.errors import ConfigError, NumericsError
 from collapsekit.features.features import Features
 from collapsekit.interventions.edits import Edit, Piece
@@ -59,6 +59,12 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
         codes = np.full((len(places), 1 + len(self.modalities)), UNCHANGED, np.int64)
         codes[:, 0] = places.numpy()
         return self._prediction_of(self.book.look_up(split, codes))
+
+    def answer_alone(self, split: str, places: Tensor, modality: str) -> Tensor:
+        """Look up what the model said to one modality and nothing else, (r, w), of examples by their places (r,)."""
+        codes = np.full((len(places), 1 + len(self.modalities)), LEFT_OUT, np.int64)
+        codes[:, 0], codes[:, 1 + self.modalities.index(modality)] = places.numpy(), UNCHANGED
+        return self.book.look_up(split, codes)
 
     def answer_edits(self, features: Features, index: Tensor, pieces: Sequence[Piece]) -> Prediction:
         known, places = self.read_splits[features.split]
@@ -117,6 +123,20 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
 
     def fresh(self, seed: int, *, trained: Any = None) -> None:
         return None
+
+
+def find_text(adapter: AnswersAdapter, columns: Batch) -> str | None:
+    """Find the modality that the model is asked about with nothing else: the only one of text, where choices are named."""
+    config, objects = adapter.config, adapter.source.objects
+    if not (config.answers.choices and config.answers.text_only):
+        return None
+
+    def is_text(key: str) -> bool:
+        return is_stored(objects, key, columns[key]) and isinstance(objects[key].take(columns[key][:1])[0], str)
+
+    texts = [m for m in adapter.modalities if all(map(is_text, adapter.input_keys(m)))]
+    found = texts[0] if len(texts) == 1 < len(adapter.modalities) else None
+    return None if found is None or config.modalities[found].predictions is not None else found
 
 
 def _rows(batch: Batch) -> int:

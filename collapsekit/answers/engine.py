@@ -38,8 +38,9 @@ class Engine:
     """Makes the examples of a plan's questions, gives them to a function of yours, and writes what it answers.
 
     The function takes a batch as a model in process would be given it: by field an array (n, ...), scaled as the config
-    says, or a list of n values, such as text. It returns n rows of numbers (logits, or the values of a regression), or n
-    mappings as the format ``plain`` has them, such as ``{"probs": [0.2, 0.8]}``, ``{"text": "yes"}``, ``{"refused": true}``.
+    says, or a list of n values, such as text; None for what the questions leave out, as those of the text alone do. It
+    returns n rows of numbers (logits, or the values of a regression), or n mappings as the format ``plain`` has them, such as
+    ``{"probs": [0.2, 0.8]}``, ``{"text": "yes"}``, ``{"refused": true}``.
 
     Example:
         >>> from collapsekit.answers import Engine
@@ -205,22 +206,24 @@ def end_last_line(path: Path) -> None:
 
 
 def _batches(lines: Iterator[dict[str, Any]], materials: Materials, size: int) -> Iterator[tuple[str, list[str], Any]]:
-    """Questions of one split, so many at a time: split, ids, codes."""
-    split = ""
+    """Questions of one split that leave out the same modalities, so many at a time: split, ids, codes."""
+    alike: tuple[str, list[str]] = "", []
     ids: list[str] = []
     codes: list[list[int]] = []
     for line in lines:
-        if ids and (line["split"] != split or len(ids) == size):
-            yield split, ids, np.array(codes, np.int64)
-            ids, codes = [], []
-        split = line["split"]
-        ids.append(line["id"])
         try:
-            codes.append(materials.codes_of(split, line["example"], line["edit"]))
+            code = materials.codes_of(line["split"], line["example"], line["edit"])
+            now = line["split"], [m for m, how in line["edit"].items() if how.get("left_out")]
         except (LookupError, TypeError, AttributeError):
             raise RefusedError(f"question {line['id']!r} is not about these data: plan the questions again.") from None
+        if ids and (now != alike or len(ids) == size):
+            yield alike[0], ids, np.array(codes, np.int64)
+            ids, codes = [], []
+        alike = now
+        ids.append(line["id"])
+        codes.append(code)
     if ids:
-        yield split, ids, np.array(codes, np.int64)
+        yield alike[0], ids, np.array(codes, np.int64)
 
 
 def _rows_of(answers: Any, count: int) -> Sequence[Any]:

@@ -56,6 +56,7 @@ class PlanCost(Frozen):
     questions: Count
     forwards: Count
     tokens: Count | None = None
+    text_only: Count = 0  # of the questions, those that give the text and nothing else
 
 
 class DataRead(Frozen):

@@ -13,7 +13,7 @@ from collapsekit.adapters.live.absence import Substitute, make_substitutes
 from collapsekit.adapters.live.inputs import give_values, prepare_inputs
 from collapsekit.adapters.live.presence import find_present
 from collapsekit.answers.adapter import AnswersAdapter
-from collapsekit.answers.question import STAND_IN, UNCHANGED, Codes
+from collapsekit.answers.question import LEFT_OUT, STAND_IN, UNCHANGED, Codes
 from collapsekit.data.base import Batch, is_stored
 from collapsekit.features.examples import Examples, SplitReader
 
@@ -57,7 +57,7 @@ class Materials:
                 sources[key] = torch.where(code >= 0, row_of[code.clamp_min(0)], sources[key])
         out = {key: examples.columns[key].index_select(0, rows) for key, rows in sources.items()}
         for i, m in enumerate(self.adapter.modalities, 1):
-            absent = told[:, i] <= STAND_IN
+            absent = (told[:, i] <= STAND_IN) & (told[:, i] > LEFT_OUT)
             if bool(absent.any()):
                 for key, values in stands[m].inputs.items():
                     out[key][absent] = values.index_select(0, STAND_IN - told[absent, i]).to(out[key].dtype)
@@ -68,24 +68,30 @@ class Materials:
 
         Args:
             split: of the examples.
-            codes: (q, 1 + m).
+            codes: (q, 1 + m), which leave out the same modalities.
 
         Returns:
-            By name arrays (q, ...), lists of q values that do not stack, or None.
+            By name arrays (q, ...), lists of q values that do not stack, or None, as of what is left out.
         """
         ready = prepare_inputs(self.adapter, self.columns_of(split, codes))
         values = give_values(self.adapter, {k: v for k, v in ready.items() if k in self.adapter.fields.model_keys})
-        return {key: _as_numpy(value) for key, value in values.items()}
+        gone = self._left_out(codes[0])
+        return {key: None if key in gone else _as_numpy(value) for key, value in values.items()}
+
+    def _left_out(self, code: Any) -> set[str]:
+        """The keys of modalities that one row of codes leaves out."""
+        modalities = [m for m, one in zip(self.adapter.modalities, code[1:], strict=True) if one == LEFT_OUT]
+        return {key for m in modalities for key in self.adapter.input_keys(m)}
 
     def parts_of(self, split: str, code: Any) -> tuple[tuple[str, Any], ...]:
         """Return one example's modalities with the values of their fields, as the data have them, in order: text, arrays."""
         columns = self.columns_of(split, np.asarray(code)[None])
-        objects, found = self.adapter.source.objects, []
+        objects, found, gone = self.adapter.source.objects, [], self._left_out(code)
         for m in self.adapter.modalities:
             for key in self.adapter.input_keys(m):
                 column = columns[key]
                 value = objects[key].take(column)[0] if is_stored(objects, key, column) else column[0]
-                found.append((m, _as_numpy(value)))
+                found.append((m, None if key in gone else _as_numpy(value)))
         return tuple(found)
 
     def codes_of(self, split: str, example: int, edit: Mapping[str, Mapping[str, int]]) -> list[int]:
@@ -94,7 +100,7 @@ class Materials:
         Args:
             split: of the example.
             example: its place in the split.
-            edit: by modality, ``{"example": place}`` or ``{"absent": number}``.
+            edit: by modality, ``{"example": place}``, ``{"absent": number}`` or ``{"left_out": true}``.
 
         Returns:
             1 + m codes.
@@ -106,7 +112,9 @@ class Materials:
         codes = [example]
         for m in self.adapter.modalities:
             asked = edit.get(m)
-            if asked is not None and "absent" in asked:
+            if asked is not None and asked.get("left_out"):
+                codes.append(LEFT_OUT)
+            elif asked is not None and "absent" in asked:
                 codes.append(STAND_IN - range(self._of(split)[2][m].count)[asked["absent"]])
             else:
                 codes.append(UNCHANGED if asked is None else range(count)[asked["example"]])

@@ -15,7 +15,7 @@ from collapsekit.adapters.base import ForwardPass
 from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.adapters.caveats import absent_as
 from collapsekit.adapters.validate import finite_pass
-from collapsekit.answers.adapter import KINDS, AnswerBook, AnswersAdapter, check_elsewhere
+from collapsekit.answers.adapter import KINDS, AnswerBook, AnswersAdapter, check_elsewhere, find_text
 from collapsekit.answers.manifest import AnswerShape, DataRead, Kind
 from collapsekit.config.schema import Config
 from collapsekit.context import Progress
@@ -55,8 +55,27 @@ class AnswersExtraction(Extraction):
 
     def _assembled(self, examples: Examples, kept: Any) -> Features:
         made = super()._assembled(examples, kept)
+        text = find_text(self.asked, examples.columns)
+        if text is not None:
+            alone = self.asked.answer_alone(examples.split, examples.order, text)
+            made = replace(made, alone={text: alone})
+            self._tell_alone(made, text)
         self.asked.read_splits[examples.split] = made, examples.order
         return made
+
+    def _tell_alone(self, features: Features, text: str) -> None:
+        """Say how far the text alone brings the model, which is what people ask of it first."""
+        task, split = self.asked.task, features.split
+        alone, whole = (
+            float(task.metric(task.expect(given), features.targets))
+            for given in (features.alone[text], features.outputs)
+        )
+        sentence = (
+            f"Given {text} and nothing else, the model reaches {alone:.2f} {task.metric_name}, and {whole:.2f} with "
+            "everything."
+        )
+        told = ReportWarning(name="text_only", sentence=sentence)
+        self._warnings[split] = (*self._warnings.get(split, ()), told)
 
 
 def read_split(reader: SplitReader, split: str) -> DataRead:

@@ -20,7 +20,7 @@ from collapsekit.answers.formats._format import AskedExample
 from collapsekit.answers.manifest import NAME, AnswerShape, DataRead, Manifest, PlanCost, read_ids, write_shards
 from collapsekit.answers.materials import Materials
 from collapsekit.answers.passes import ElsewhereSubject, read_split
-from collapsekit.answers.question import Codes, drop_repeats, questions_of
+from collapsekit.answers.question import Codes, count_left_out, drop_repeats, questions_of
 from collapsekit.config.discovery import path_from_here
 from collapsekit.config.options import PlanOptions
 from collapsekit.config.schema import Config
@@ -203,7 +203,7 @@ def _plan_draws(
         options={name: dict(values) for name, values in (options.options or {}).items()},
         draws={split: len(game.donors) for split, game in games.items()},
         answer=shape,
-        cost=PlanCost(questions=count, forwards=count),
+        cost=PlanCost(questions=count, forwards=count, text_only=sum(map(count_left_out, codes.values()))),
         shards=(),
     )
     assert isinstance(model.adapter, AnswersAdapter)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 UNCHANGED = -1  # in a row of codes: the modality is the example's own
 STAND_IN = -2  # and below: a stand-in, the first is -2, the second -3
+LEFT_OUT = -(1 << 62)  # the modality is not given at all
 _ID = re.compile("[0-9a-f]{16}")
 Codes = NDArray[np.int64]  # (q, 1 + m): an example's place in its split, then a code a modality
 
@@ -21,18 +22,20 @@ Codes = NDArray[np.int64]  # (q, 1 + m): an example's place in its split, then a
 @dataclass(frozen=True)
 class Question:
     """One question. ``taken``: by modality the place of the example that lends it; ``absent``: by modality which of its
-    stand-ins is in its place; a modality in neither is the example's own. Places count the examples of a split as they are
-    read, from 0."""
+    stand-ins is in its place; ``left_out``: those that are not given at all; any other modality is the example's own.
+    Places count the examples of a split as they are read, from 0."""
 
     split: str
     example: int
     taken: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     absent: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    left_out: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """Return it as a line of a shard has it, without its id."""
         edit: dict[str, Any] = {m: {"example": place} for m, place in self.taken.items()}
         edit |= {m: {"absent": number} for m, number in self.absent.items()}
+        edit |= {m: {"left_out": True} for m in self.left_out}
         return {"split": self.split, "example": self.example, "edit": edit}
 
     @classmethod
@@ -49,8 +52,9 @@ class Question:
         """
         place, *rest = codes
         taken = {m: code for m, code in zip(modalities, rest, strict=True) if code >= 0}
-        absent = {m: STAND_IN - code for m, code in zip(modalities, rest, strict=True) if code <= STAND_IN}
-        return cls(split, place, MappingProxyType(taken), MappingProxyType(absent))
+        absent = {m: STAND_IN - code for m, code in zip(modalities, rest, strict=True) if LEFT_OUT < code <= STAND_IN}
+        left_out = tuple(m for m, code in zip(modalities, rest, strict=True) if code == LEFT_OUT)
+        return cls(split, place, MappingProxyType(taken), MappingProxyType(absent), left_out)
 
 
 def number_questions(key: str, split: str, codes: Codes) -> NDArray[np.uint64]:
@@ -82,6 +86,11 @@ def to_id(number: int) -> str:
 def parse_id(text: object) -> int | None:
     """Read a question's number; None for what is none."""
     return int(text, 16) if isinstance(text, str) and _ID.fullmatch(text) else None
+
+
+def count_left_out(codes: Codes) -> int:
+    """Count the questions that leave a modality out."""
+    return int((codes == LEFT_OUT).any(1).sum())
 
 
 def drop_repeats(codes: Codes) -> Codes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ from collapsekit.io.safe_text import inline, quote, some
 # States of a question, in order: a retry may only add to what is known.
 MISSING, FAILED, UNREAD, REFUSED, ANSWERED = range(5)
 LINE = 16 << 20  # bytes of a line, at most
+BLOCK = 1 << 16  # answers that get their places at once
 NAMED = 3  # questions that a message names
 
 
@@ -66,20 +66,19 @@ class AnswerTable:
 
 
 class _Reader:
-    """Puts answers into their places as they come."""
+    """Puts answers into their places as they come; rows of numbers, which most are, many at a time."""
 
     def __init__(self, manifest: Manifest, numbers: NDArray[np.uint64]) -> None:
         self.manifest, self.shape = manifest, manifest.answer
         self.numbers = np.sort(numbers)
-        self.known = array(
-            "Q", self.numbers.tobytes()
-        )  # searched several times as fast as NumPy's, in an eighth of a dict
         self.states = np.zeros(len(numbers), np.uint8)
         self.values = np.zeros((len(numbers), self.shape.width), np.float32)
+        self.conflicting = np.zeros(len(numbers), bool)
         self.tally = Tally()
-        self.unknown: list[str] = []
-        self.conflicting: dict[str, None] = {}
+        self.unknown: list[str] = []  # ids of the first of them
+        self.strangers = 0  # answers to no question of this plan
         self.models: dict[str, None] = {}
+        self._numbers, self._rows = array("Q"), array("d")  # that wait for their places
 
     def take(self, line: Any, where: str) -> None:
         """Read what one line holds. Raises RefusedError for an answer that cannot be to this plan's questions."""
@@ -91,69 +90,94 @@ class _Reader:
         plan = answer.get("plan")
         if plan is not None and plan != self.manifest.key:
             raise RefusedError(f"{where} is an answer to another plan's question: give the answers to this one.")
-        place = self._place_of(parse_id(answer.get("id")))
-        if place is None:
-            self.unknown.append(inline(str(answer.get("id")), 40))
+        number = parse_id(answer.get("id"))
+        if number is None:
+            self._note_unknown([str(answer.get("id"))])
             return
         if (model := answer.get("model")) is not None:
-            self.models[inline(str(model), 200)] = None
-        self._put(place, answer, where)
+            self._note_models([str(model)])
+        state, row = _state_of(answer, self.shape, where)
+        if row is None:
+            self._mark(number, state)
+            return
+        self._numbers.append(number)
+        self._rows.extend(row)
+        if len(self._numbers) == BLOCK:
+            self._flush()
 
     def take_rows(self, rows: AnswerRows) -> None:
         """Read rows of numbers at once, as :meth:`take` would one by one."""
         self.tally.lines += len(rows.numbers)
-        places = np.searchsorted(self.numbers, rows.numbers).clip(max=max(0, len(self.numbers) - 1))
-        known = self.numbers[places] == rows.numbers if len(self.numbers) else np.zeros(len(places), bool)
-        self.unknown += [to_id(int(number)) for number in rows.numbers[~known]]
-        self.models |= dict.fromkeys(inline(model, 200) for model in rows.models)
-        places, values = places[known], rows.values[known]
+        self._note_models(rows.models)
+        self._place(rows.numbers, rows.values)
+
+    def _note_models(self, names: Iterable[str]) -> None:
+        for name in names:
+            if len(self.models) <= NAMED:
+                self.models[name] = None
+
+    def _note_unknown(self, ids: Sequence[str]) -> None:
+        self.strangers += len(ids)
+        self.unknown += [inline(one, 40) for one in ids[: NAMED - len(self.unknown)]]
+
+    def _flush(self) -> None:
+        numbers = np.array(self._numbers, np.uint64)
+        self._place(numbers, np.array(self._rows, np.float32).reshape(len(numbers), self.shape.width))
+        del self._numbers[:], self._rows[:]
+
+    def _find(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """The places of numbers, and which of these are questions at all; the others are noted."""
+        if not len(self.numbers):
+            places, known = np.zeros(len(numbers), np.intp), np.zeros(len(numbers), bool)
+        else:
+            places = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
+            known = self.numbers[places] == numbers
+        if not known.all():
+            self._note_unknown([to_id(int(number)) for number in numbers[~known]])
+        return places, known
+
+    def _mark(self, number: int, state: int) -> None:
+        places, known = self._find(np.array([number], np.uint64))
+        if not known[0]:
+            return
+        if state > self.states[places[0]]:
+            self.states[places[0]] = state
+        else:
+            self.tally.repeated += 1
+
+    def _place(self, numbers: NDArray[np.uint64], values: NDArray[np.float32]) -> None:
+        places, known = self._find(numbers)
+        places, values = places[known], values[known]
         _, first = np.unique(places, return_index=True)
         new = first[self.states[places[first]] < ANSWERED]
         self.states[places[new]] = ANSWERED
         self.values[places[new]] = values[new]
-        again = np.setdiff1d(np.arange(len(places)), new, assume_unique=True)
+        again = np.ones(len(places), bool)
+        again[new] = False
         differ = (self.values[places[again]] != values[again]).any(1)
         self.tally.repeated += int((~differ).sum())
-        self.conflicting |= dict.fromkeys(to_id(int(number)) for number in self.numbers[places[again][differ]])
-
-    def _place_of(self, number: int | None) -> int | None:
-        if number is None:
-            return None
-        place = bisect_left(self.known, number)
-        return place if place < len(self.known) and self.known[place] == number else None
-
-    def _put(self, place: int, answer: Mapping[str, Any], where: str) -> None:
-        state, row = _state_of(answer, self.shape, where)
-        before = self.states[place]
-        if state == before == ANSWERED:
-            if np.array_equal(self.values[place], np.array(row, np.float32)):
-                self.tally.repeated += 1
-            else:
-                self.conflicting[to_id(int(self.numbers[place]))] = None
-        elif state > before:
-            self.states[place] = state
-            if row is not None:
-                self.values[place] = row
-        else:
-            self.tally.repeated += 1
+        self.conflicting[places[again][differ]] = True
 
     def finish(self) -> AnswerTable:
         """Make the table. Raises RefusedError where answers contradict one another, or are not to these questions."""
-        if self.unknown:
+        self._flush()
+        if self.strangers:
+            more = f" and {self.strangers - NAMED} more" if self.strangers > NAMED else ""
             raise RefusedError(
-                f"{len(self.unknown)} of {self.tally.lines} answers are to questions that are not in this plan (ids "
-                f"{some(self.unknown, NAMED)}): give the folder of questions that they answer."
+                f"{self.strangers} of {self.tally.lines} answers are to questions that are not in this plan (ids "
+                f"{', '.join(self.unknown)}{more}): give the folder of questions that they answer."
             )
-        if self.conflicting:
+        if self.conflicting.any():
+            ids = [to_id(int(number)) for number in self.numbers[self.conflicting]]
             raise RefusedError(
-                f"{len(self.conflicting)} questions have answers that contradict one another (ids "
-                f"{some(list(self.conflicting), NAMED)}): give the answers of one run, with sampling off."
+                f"{len(ids)} questions have answers that contradict one another (ids {some(ids, NAMED)}): give the answers "
+                "of one run, with sampling off."
             )
-        if len(self.models) > 1:
-            raise RefusedError(
-                f"the answers are of {len(self.models)} models ({some(list(self.models), NAMED)}): give those of one."
-            )
-        return AnswerTable(self.numbers, self.states, self.values, next(iter(self.models), None), self.tally)
+        names = [inline(name, 200) for name in self.models]
+        if len(names) > 1:
+            count = len(names) if len(names) <= NAMED else f"more than {NAMED}"
+            raise RefusedError(f"the answers are of {count} models ({', '.join(names[:NAMED])}): give those of one.")
+        return AnswerTable(self.numbers, self.states, self.values, names[0] if names else None, self.tally)
 
 
 def read_answers(manifest: Manifest, numbers: NDArray[np.uint64], paths: Iterable[Path]) -> AnswerTable:

@@ -43,7 +43,7 @@ class NextRound:
         assert self.plan is not None
         shards = write_shards(folder, self.plan.lines(), get_format(self.before.format), len(self.before.shards))
         total = self.before.cost.questions + self.count
-        cost = PlanCost(questions=total, forwards=total)
+        cost = PlanCost(questions=total, forwards=total, text_only=self.before.cost.text_only)
         manifest = self.plan.manifest.model_copy(update={"shards": (*self.before.shards, *shards), "cost": cost})
         manifest.save(folder)
         read_ids(folder, manifest)

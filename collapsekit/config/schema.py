@@ -148,6 +148,8 @@ class AnswersConfig(_Section):
     choices: tuple[str, ...] = ()  # what the model calls each class, in the order of labels
     instruction: str | None = None  # text that follows an example's parts in a request
     model: str | None = None  # the name under which requests ask for the model
+    # Whether it is also asked with the text and nothing else, where choices are named and one modality is text.
+    text_only: bool = True
 
     @field_validator("choices")
     @classmethod

@@ -63,6 +63,7 @@ class Features:
     )  # for absent modalities, of which the config says something
     described: Batch = field(default_factory=dict)  # by key numbers (n, d) of values that do not stack
     predictions: Batch = field(default_factory=dict)  # of the user's own models of one modality, by modality (n, ...)
+    alone: Batch = field(default_factory=dict)  # what the model itself says to one modality and nothing else, (n, ...)
     answering: tuple[str, ...] = ()  # inputs of modalities that hold the answers themselves
     leaking: tuple[str, ...] = ()  # modalities whose encoders read the answers that stand in the model's input
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
@@ -173,6 +174,7 @@ class Features:
             present={m: x[rows] for m, x in self.present.items()},
             described={k: x[rows] for k, x in self.described.items()},
             predictions={m: x[rows] for m, x in self.predictions.items()},
+            alone={m: x[rows] for m, x in self.alone.items()},
             units=None if self.units is None else self.units[rows],
             alike=None if self.alike is None else self.alike[rows],
         )

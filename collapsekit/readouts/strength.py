@@ -15,6 +15,7 @@ from collapsekit.tasks.base import Task
 OWN_ENCODER, TRAINED_ALONE = "the checkpoint's own encoder", "the encoder trained alone"
 MODEL_ALONE = "the whole model trained on it alone"  # of a modality that has no encoder
 AT_INPUT = "inputs as the model is given them"  # of a modality that has no encoder
+ASKED_ALONE = "the model's own answers to it alone"  # where that was asked: a prior that the text gives, for one
 PREDICTIONS = "your own predictions"  # of the user's model of this modality alone
 # By how much a readout of raw inputs has to do better than one of encoders to be taken: standard errors of the difference,
 # and share of the prior loss. Or the family would change with the draw where both say the same.

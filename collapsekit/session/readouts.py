@@ -14,6 +14,7 @@ from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import recorded_sets
 from collapsekit.readouts.raw import ReadoutOptions, fit_families
 from collapsekit.readouts.strength import (
+    ASKED_ALONE,
     AT_INPUT,
     MODEL_ALONE,
     OWN_ENCODER,
@@ -115,6 +116,10 @@ class ModalityReadouts:
                 family = MODEL_ALONE if modality in self.adapter.at_input else TRAINED_ALONE
                 read = f"{family} ({baselines.described[modality]}): {baselines.read[modality]}"
                 encoders.append(TriedReadout(family, baselines.trained[modality], read))
+            if (
+                asked := self._read(ASKED_ALONE, modality, at)
+            ) is not None:  # through the checkpoint, as encoders are read
+                encoders.append(asked)
             families = (
                 fit_families(self.adapter, at, modality, self.seed, how.options) if self.alike(modality, at) else {}
             )
@@ -124,7 +129,7 @@ class ModalityReadouts:
             ]
             if raw and self._has_nothing_to_train(modality):
                 why = None
-            if (own := self._predicted(modality, at)) is not None:
+            if (own := self._read(PREDICTIONS, modality, at)) is not None:
                 raw.append(own)
             self._references[modality, how] = weigh_readouts(task, at, encoders, raw, why)
             self._tell(how)
@@ -134,18 +139,22 @@ class ModalityReadouts:
         done = sum(plan == how for _, plan in self._references)
         self.progress.step(READOUTS, done, len(self.features.modalities))
 
-    def _predicted(self, modality: str, at: FitSplit) -> TriedReadout | None:
-        """The readout of what the user's own model of the modality predicts, where the data have that."""
-        if modality not in self.features.predictions:
-            return None
+    def _read(self, family: str, modality: str, at: FitSplit) -> TriedReadout | None:
+        """The readout of what the user's own model of the modality predicts, or of what the model itself answers to it
+        alone, by the family; None where nobody did."""
+
+        def of(features: Features) -> Tensor | None:
+            return (features.predictions if family == PREDICTIONS else features.alone).get(modality)
 
         def flat(features: Features) -> Tensor:
-            return features.predictions[modality].reshape(len(features), -1).float()
+            values = of(features)
+            assert values is not None
+            return values.reshape(len(features), -1).float()
 
+        if of(self.features) is None:
+            return None
         chosen = choose_features(self.adapter.task, at, [FeatureSet("read out linearly", flat)])
-        return TriedReadout(
-            PREDICTIONS, chosen.read(self.adapter.task, self.features), f"{PREDICTIONS}: {chosen.described}"
-        )
+        return TriedReadout(family, chosen.read(self.adapter.task, self.features), f"{family}: {chosen.described}")
 
     def _has_nothing_to_train(self, modality: str) -> bool:
         """Whether a module without weights stands for the encoder, so that what it reads can be read out as well."""

@@ -22,6 +22,7 @@ from collapsekit.user_code.frames import one_line
 
 STEP = 1 << 17  # rows that are in memory at once
 MOST_TRIES = 64  # rows of a file for each question: more are no answers, and a small file can claim any number of rows
+_EDIT = ("example", "absent", "left_out")  # what may be in a modality's place, one of them
 _ID = "^[0-9a-f]{16}$"
 _READ = ("id", "plan", "model", *ANSWER_KEYS, "refused", "error")  # columns; all others are left where they are
 # Answers that are rows of numbers as they are, by what is asked; the rest is read row by row, as lines are.
@@ -41,9 +42,10 @@ class Parquet(Plain):
         polars = _need_polars("the format parquet is written")
         rows = [json.loads(line) for line in lines.splitlines()]
         for row in rows:
-            row["edit"] = [{"modality": m, "example": None, "absent": None, **how} for m, how in row["edit"].items()]
+            row["edit"] = [{"modality": m, **dict.fromkeys(_EDIT), **how} for m, how in row["edit"].items()]
         place = polars.Int64
-        edit = polars.List(polars.Struct({"modality": polars.String, "example": place, "absent": place}))
+        each = dict(zip(_EDIT, (place, place, polars.Boolean), strict=True))
+        edit = polars.List(polars.Struct({"modality": polars.String, **each}))
         table = polars.DataFrame(
             rows, schema={"id": polars.String, "split": polars.String, "example": place, "edit": edit}, orient="row"
         )

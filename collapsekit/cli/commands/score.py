@@ -26,7 +26,10 @@ from collapsekit.cli.terminal import MESSAGES, NOTES, Ended, guarded, need_worki
 from collapsekit.config.options import DiagnoseOptions
 
 Questions = Annotated[Path, typer.Argument(metavar="QUESTIONS", help="The folder that `collapsekit plan` wrote.")]
-Answers = Annotated[list[Path], typer.Argument(metavar="ANSWERS.jsonl...", help="Files of answers, JSON lines or Parquet, in any order.")]
+Answers = Annotated[
+    list[Path],
+    typer.Argument(metavar="ANSWERS.jsonl...", help="Files of answers, JSON lines or Parquet, in any order."),
+]
 
 
 @guarded

@@ -77,6 +77,7 @@ def _bytes_of(features: Features) -> int:
     tensors = [*features.inputs.values(), *(t for r in features.recorded.values() for t in r)]
     tensors += [
         *features.predictions.values(),
+        *features.alone.values(),
         *features.pooled.values(),
         features.fused,
         features.outputs,
