@@ -20,6 +20,7 @@ from collapsekit.answers.manifest import AnswerShape, Manifest, PlanCost, read_i
 from collapsekit.answers.reading import ANSWERED, read_answers
 
 ROWS = 1_000_000
+PARTS = 1024  # a number of each answer is one of as many, all of which are the same as text and as floats
 KEY = "a" * 64
 
 
@@ -54,7 +55,7 @@ def write_answers(path: Path, numbers: Any, order: Any, rows: int, form: str) ->
         for at in range(0, rows, step):
             some = order[at : at + step]
             ids = [f"{n:016x}" for n in numbers[some].tolist()]
-            scores = np.stack([np.full(len(some), 1.25), np.round(some / rows, 6), np.full(len(some), -3.5)], 1)
+            scores = np.stack([np.full(len(some), 1.25), some % PARTS / PARTS, np.full(len(some), -3.5)], 1)
             columns = {"id": ids, "plan": [KEY] * len(some)}
             parts.append(path.with_name(f"{path.stem}-{at:09d}.parquet"))
             polars.DataFrame(columns).with_columns(
@@ -66,7 +67,7 @@ def write_answers(path: Path, numbers: Any, order: Any, rows: int, form: str) ->
         return
     with path.open("w") as file:
         for i in order.tolist():
-            file.write(f'{{"id":"{int(numbers[i]):016x}","plan":"{KEY}","scores":[1.25,{i / rows:.6f},-3.5]}}\n')
+            file.write(f'{{"id":"{int(numbers[i]):016x}","plan":"{KEY}","scores":[1.25,{i % PARTS / PARTS},-3.5]}}\n')
 
 
 def prepare(folder: Path, rows: int, form: str) -> None:
@@ -83,18 +84,19 @@ def prepare(folder: Path, rows: int, form: str) -> None:
 def read(folder: Path, form: str) -> None:
     """Read all, and print seconds and the peak of memory, of a process that did nothing else."""
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     manifest = Manifest.load(folder)
     numbers = read_ids(folder, manifest)
     asked = time.perf_counter() - began
     table = read_answers(manifest, numbers, [folder / f"answers.{get_format(manifest.format).suffix}"])
     digest = table.digest()
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert table.count(ANSWERED) == manifest.cost.questions
     assert "torch" not in sys.modules
     print(
-        f"{form}: {len(numbers):,} questions and answers in {seconds:.1f} s, {asked:.1f} of them the questions; "
+        f"{form}: {len(numbers):,} questions and answers in {seconds:.1f} s ({busy:.1f} of a core), {asked:.1f} of them "
+        f"the questions; "
         f"{peak / 1024:.0f} MB in use at most, {idle / 1024:.0f} before; digest {digest[:12]}"
     )
 

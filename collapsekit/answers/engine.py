@@ -39,8 +39,8 @@ class Engine:
 
     The function takes a batch as a model in process would be given it: by field an array (n, ...), scaled as the config
     says, or a list of n values, such as text; None for what the questions leave out, as those of the text alone do. It
-    returns n rows of numbers (logits, or the values of a regression), or n mappings as the format ``plain`` has them, such as
-    ``{"probs": [0.2, 0.8]}``, ``{"text": "yes"}``, ``{"refused": true}``.
+    returns n rows of numbers (logits, or the values of a regression), or n mappings as the format ``plain`` has them, such
+    as ``{"probs": [0.2, 0.8]}``, ``{"text": "yes"}``, ``{"refused": true}``.
 
     Example:
         >>> from collapsekit.answers import Engine

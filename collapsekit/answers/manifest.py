@@ -55,7 +55,8 @@ class PlanCost(Frozen):
 
     questions: Count
     forwards: Count
-    tokens: Count | None = None
+    tokens: Count | None = None  # of text, about; images come on top, as many as the model makes of them
+    tokens_by: Literal["tokenizer", "words"] | None = None  # what they are counted by
     text_only: Count = 0  # of the questions, those that give the text and nothing else
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,8 +15,49 @@ from collapsekit.adapters.live.inputs import give_values, prepare_inputs
 from collapsekit.adapters.live.presence import find_present
 from collapsekit.answers.adapter import AnswersAdapter
 from collapsekit.answers.question import LEFT_OUT, STAND_IN, UNCHANGED, Codes
+from collapsekit.config.schema import Config
 from collapsekit.data.base import Batch, is_stored
+from collapsekit.errors import ConfigError
 from collapsekit.features.examples import Examples, SplitReader
+from collapsekit.io.files import is_file, read_text, reason
+from collapsekit.io.safe_text import inline
+from collapsekit.user_code.frames import one_line
+
+MOST_TOKENIZER = 256 << 20  # bytes of a tokenizer's file
+
+
+def choose_counter(config: Config) -> tuple[Callable[[str], int], Literal["tokenizer", "words"]]:
+    """Choose what tokens of a text are counted by: the config's tokenizer, else its words.
+
+    Args:
+        config: of the subject.
+
+    Returns:
+        Tokens of one text, and what they are counted by. Of words, 3 are about 4 tokens (OpenAI's rule of thumb).
+
+    Raises:
+        ConfigError: for a tokenizer that cannot be read.
+    """
+    if config.answers.tokenizer is None:
+        return lambda text: -(-4 * len(text.split()) // 3), "words"
+    path = config.resolve(config.answers.tokenizer)
+    path = path if is_file(path) else path / "tokenizer.json"
+    where = f"`answers.tokenizer` of {config.origin}"
+    try:
+        tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(read_text(path, MOST_TOKENIZER))
+    except ImportError:
+        raise ConfigError(
+            f"{where} is read by tokenizers, which is not installed: pip install tokenizers, or leave it out, and words are "
+            "counted."
+        ) from None
+    except OSError as e:
+        raise ConfigError(
+            f"{where}, {path}, cannot be read: {reason(e)}; name a tokenizer.json or its folder."
+        ) from None
+    except Exception as e:  # noqa: BLE001 - the library raises nothing narrower
+        what = inline(one_line(e))
+        raise ConfigError(f"{where}, {path}, is no tokenizer ({what}): name a tokenizer.json or its folder.") from None
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False)), "tokenizer"
 
 
 class Materials:
@@ -62,6 +104,32 @@ class Materials:
                 for key, values in stands[m].inputs.items():
                     out[key][absent] = values.index_select(0, STAND_IN - told[absent, i]).to(out[key].dtype)
         return out
+
+    def count_tokens(self, asked: Mapping[str, Codes], count: Callable[[str], int]) -> int | None:
+        """Count the tokens of the texts that questions are about.
+
+        Args:
+            asked: codes (q, 1 + m) by split.
+            count: the tokens of one text.
+
+        Returns:
+            Their sum; None where no modality is text. A stand-in for a text counts as the text in whose place it is.
+        """
+        found, objects = None, self.adapter.source.objects
+        for split, codes in asked.items():
+            examples, row_of, _ = self._of(split)
+            for i, m in enumerate(self.adapter.modalities, 1):
+                for key in self.adapter.input_keys(m):
+                    column = examples.columns[key]
+                    if not is_stored(objects, key, column):
+                        continue
+                    texts = objects[key].take(column)
+                    if not any(isinstance(text, str) for text in texts):
+                        continue
+                    sizes = np.array([count(text) if isinstance(text, str) else 0 for text in texts], np.int64)
+                    places = np.where(codes[:, i] >= 0, codes[:, i], codes[:, 0])[codes[:, i] != LEFT_OUT]
+                    found = (found or 0) + int(sizes[row_of.numpy()[places]].sum())
+        return found
 
     def make_batch(self, split: str, codes: Codes) -> dict[str, Any]:
         """Make what a model in process would be given, tensors as NumPy arrays.

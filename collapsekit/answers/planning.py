@@ -18,7 +18,7 @@ from collapsekit.answers.adapter import AnswerBook, AnswersAdapter
 from collapsekit.answers.formats import get_format
 from collapsekit.answers.formats._format import AskedExample
 from collapsekit.answers.manifest import NAME, AnswerShape, DataRead, Manifest, PlanCost, read_ids, write_shards
-from collapsekit.answers.materials import Materials
+from collapsekit.answers.materials import Materials, choose_counter
 from collapsekit.answers.passes import ElsewhereSubject, read_split
 from collapsekit.answers.question import Codes, count_left_out, drop_repeats, questions_of
 from collapsekit.config.discovery import path_from_here
@@ -188,7 +188,7 @@ def _plan_draws(
     codes = book.of_all()
     reader = model.extraction.reader
     data = {name: read_split(reader, name) for name in codes}
-    count = sum(map(len, codes.values()))
+    assert isinstance(model.adapter, AnswersAdapter)
     manifest = Manifest(
         collapsekit=__version__,
         key=key_of(subject, data),
@@ -203,11 +203,28 @@ def _plan_draws(
         options={name: dict(values) for name, values in (options.options or {}).items()},
         draws={split: len(game.donors) for split, game in games.items()},
         answer=shape,
-        cost=PlanCost(questions=count, forwards=count, text_only=sum(map(count_left_out, codes.values()))),
+        cost=_cost_of(subject.config, Materials(model.adapter, reader), codes, options),
         shards=(),
     )
-    assert isinstance(model.adapter, AnswersAdapter)
     return QuestionPlan(manifest, codes, subject, reader, model.adapter)
+
+
+def _cost_of(config: Config, materials: Materials, codes: Mapping[str, Codes], options: PlanOptions) -> PlanCost:
+    """What the questions cost: forwards, and tokens of text where there is any."""
+    questions = sum(map(len, codes.values()))
+    count, by = choose_counter(config)
+    tokens = materials.count_tokens(codes, count)
+    if get_format(options.format).needs_examples:
+        how = config.answers
+        closing = AskedExample((), how.choices, how.instruction, how.model, options.seed).closing
+        tokens = (tokens or 0) + questions * count(closing)
+    return PlanCost(
+        questions=questions,
+        forwards=questions,
+        tokens=tokens,
+        tokens_by=None if tokens is None else by,
+        text_only=sum(map(count_left_out, codes.values())),
+    )
 
 
 def _play(session: Session) -> dict[str, CoalitionGame]:
@@ -246,8 +263,10 @@ def _ask(session: Session, masks: Mapping[int, None]) -> None:
 
 
 def config_digest(config: Config) -> str:
-    """Compute the SHA-256 of what a config says of the questions: all but the gate's part."""
-    told = config.model_dump(mode="json", exclude_defaults=True, exclude={"gate", "plugins"})
+    """Compute the SHA-256 of what a config says of the questions: not the gate's part, nor by what tokens are counted."""
+    left_out = {"gate": True, "plugins": True, "answers": {"tokenizer"}}
+    told = config.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
+    told = {key: value for key, value in told.items() if value != {} or key != "answers"}
     return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from collapsekit.answers.formats import get_format
-from collapsekit.answers.manifest import Manifest, PlanCost, read_ids, write_shards
+from collapsekit.answers.manifest import Manifest, read_ids, write_shards
 from collapsekit.answers.planning import QuestionPlan, make_plan
 from collapsekit.answers.question import number_questions
 from collapsekit.answers.scoring import score
@@ -43,7 +43,7 @@ class NextRound:
         assert self.plan is not None
         shards = write_shards(folder, self.plan.lines(), get_format(self.before.format), len(self.before.shards))
         total = self.before.cost.questions + self.count
-        cost = PlanCost(questions=total, forwards=total, text_only=self.before.cost.text_only)
+        cost = self.plan.manifest.cost.model_copy(update={"questions": total, "forwards": total})
         manifest = self.plan.manifest.model_copy(update={"shards": (*self.before.shards, *shards), "cost": cost})
         manifest.save(folder)
         read_ids(folder, manifest)

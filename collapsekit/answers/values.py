@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from collapsekit.answers.manifest import AnswerShape
+from collapsekit.io.safe_text import quote, some
 
 LEAST = 1e-30  # a probability below counts as this, as in every loss
 LARGEST = 3e38  # of a number, whatever its sign: what float32 holds
@@ -23,7 +25,8 @@ def to_numbers(answer: Mapping[str, Any], shape: AnswerShape) -> list[float] | N
     """Make the numbers that the task reads of one answer.
 
     Args:
-        answer: with one of ``ANSWER_KEYS``; or with ``tokens``, log-probabilities of the likeliest first ones, and ``text``.
+        answer: with one of ``ANSWER_KEYS``; or with ``tokens``, log-probabilities of the likeliest first ones, and ``text``;
+            or with ``prompts``, by choice a prompt that ends in it, with the log-probability of each of its tokens.
         shape: what was asked for.
 
     Returns:
@@ -35,6 +38,8 @@ def to_numbers(answer: Mapping[str, Any], shape: AnswerShape) -> list[float] | N
     """
     if "tokens" in answer:
         return _of_tokens(answer["tokens"], answer.get("text"), shape)
+    if "prompts" in answer:
+        return _of_prompts(answer["prompts"], shape)
     given = [name for name in ANSWER_KEYS if name in answer]
     if len(given) != 1:
         raise UnfitError(f"has {' and '.join(given) or 'no answer'}, expected one of {', '.join(ANSWER_KEYS)}")
@@ -118,6 +123,45 @@ def _of_tokens(tokens: Any, text: Any, shape: AnswerShape) -> list[float] | None
     if isinstance(tokens, Mapping) and any(_plain(str(t)) in map(_plain, shape.choices) for t in tokens):
         return _of_choices(tokens, shape, logs=True)
     return _of_text(text, shape)
+
+
+def _of_prompts(prompts: Any, shape: AnswerShape) -> list[float]:
+    """Log-probabilities of the choices: of the tokens from where prompts that differ in the choice alone part."""
+    if shape.kind != "classes" or not isinstance(prompts, Mapping):
+        raise UnfitError("has prompts, expected numbers: log-probabilities of prompts are of choices, by name")
+    named = {_plain(str(choice)): scored for choice, scored in prompts.items()}
+    if named.keys() != set(map(_plain, shape.choices)) or len(named) != len(prompts):
+        raise UnfitError(f"has prompts for {some(list(map(quote, prompts)))}, expected one for each of the choices")
+    tokens = [_scored_tokens(named[_plain(choice)]) for choice in shape.choices]
+    ids = sorted([token for token, _ in one] for one in tokens)
+    if any(after[: len(one)] == one for one, after in pairwise(ids)):
+        raise UnfitError(
+            "has a prompt that another begins with, or the same: let each end in its choice and the end of the turn"
+        )
+    start = next(i for i, at in enumerate(zip_longest(*ids)) if len(set(at)) > 1)
+    sums = [sum(_number(log, "log-probabilities of tokens") for _, log in one[start:]) for one in tokens]
+    if max(sums) > 1e-3:
+        raise UnfitError("has log-probabilities of tokens above 0")
+    most = max(sums)
+    total = math.log(sum(math.exp(one - most) for one in sums)) + most
+    return [one - total for one in sums]
+
+
+def _scored_tokens(scored: Any) -> list[tuple[str, Any]]:
+    """Each token of a prompt as vLLM has it, with its log-probability; None for the first, which nothing goes before."""
+    scored = scored if isinstance(scored, Mapping) else {"prompt_logprobs": scored}
+    entries, ids = scored.get("prompt_logprobs"), scored.get("prompt_token_ids")
+    if not isinstance(entries, list) or not (ids is None or (isinstance(ids, list) and len(ids) == len(entries))):
+        raise UnfitError("has prompts without prompt_logprobs, or with another number of prompt_token_ids")
+    found = []
+    for place, entry in enumerate(entries):
+        listed = entry if isinstance(entry, Mapping) else {}
+        if ids is None and len(listed) > 1:
+            raise UnfitError("has log-probabilities of several tokens at a place of a prompt, and no prompt_token_ids")
+        token = str(ids[place]) if ids is not None else next(iter(listed), "")
+        one = listed.get(token)
+        found.append((token, one.get("logprob") if isinstance(one, Mapping) else one))
+    return found
 
 
 def _of_text(text: Any, shape: AnswerShape) -> list[float] | None:

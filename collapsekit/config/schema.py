@@ -150,6 +150,7 @@ class AnswersConfig(_Section):
     model: str | None = None  # the name under which requests ask for the model
     # Whether it is also asked with the text and nothing else, where choices are named and one modality is text.
     text_only: bool = True
+    tokenizer: str | None = None  # a tokenizer.json, or its folder: what `plan` counts the tokens of text by
 
     @field_validator("choices")
     @classmethod

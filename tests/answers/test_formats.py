@@ -113,6 +113,28 @@ def test_a_chat_gets_parts_in_order_and_is_asked_for_one_token() -> None:
     assert np.array_equal(np.asarray(pil.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
 
 
+def test_vllm_is_read_offline_by_the_log_probabilities_of_prompts(tmp_path: Path) -> None:
+    """Each choice stands behind the question, in a prompt of its own, as `LLM.chat` and `prompt_logprobs` give it."""
+
+    def of(token: int, chance: float) -> dict[str, Any]:
+        entries = [None, {"2": {"logprob": -3.0, "rank": 4, "decoded_token": "is"}}]
+        last = {str(token): {"logprob": math.log(chance), "rank": 1, "decoded_token": "x"}}
+        return {"prompt_token_ids": [1, 2, token], "prompt_logprobs": [*entries, last]}
+
+    line = {"custom_id": ID, "model": "m", "prompts": {"yes": of(5, 0.2), "no": of(6, 0.5), "maybe": of(7, 0.05)}}
+    told = read_answer(line)
+    assert told is not None
+    assert told == get_format("vllm").read(line)
+    number = np.array([int(ID, 16)], np.uint64)
+    table = read_answers(make_manifest(1, choices=ASKED.choices), number, [write_lines(tmp_path / "a", [line])])
+    chances = np.exp(table.values[0])
+    assert (chances / chances.sum()).tolist() == pytest.approx([0.2 / 0.75, 0.5 / 0.75, 0.05 / 0.75], rel=1e-5)
+    assert table.model == "m"
+    del line["prompts"]["maybe"]  # type: ignore[attr-defined]
+    with pytest.raises(RefusedError, match="line 1 has prompts for 'yes', 'no', expected one for each"):
+        read_answers(make_manifest(1, choices=ASKED.choices), number, [write_lines(tmp_path / "a", [line])])
+
+
 def test_vllm_holds_the_text_to_the_choices() -> None:
     body = get_format("vllm").write(ID, QUESTION, ASKED)["body"]
     assert body["structured_outputs"] == {"choice": ["yes", "no", "maybe"]}

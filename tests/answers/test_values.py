@@ -88,3 +88,77 @@ def test_what_is_of_another_kind_says_so(answer: dict[str, Any], shape: AnswerSh
 )
 def test_a_text_names_one_choice_or_none(text: str, choice: str | None) -> None:
     assert normalise(text, CLASSES.choices) == choice
+
+
+# --- log-probabilities of prompts, as vLLM's RequestOutput has them
+
+
+def prompt(*tokens: tuple[int, float]) -> dict[str, Any]:
+    """A prompt of the question's tokens 7 and 8, and these: its first token has none before it."""
+    entries: list[Any] = [None]
+    for token, log in [(8, -700.25), *tokens]:
+        entries.append({str(token): {"logprob": log, "rank": 3, "decoded_token": "x"}})
+        entries[-1]["5"] = {"logprob": -0.5, "rank": 1, "decoded_token": "y"}  # the likeliest, which stands beside it
+    return {"prompt_token_ids": [7, 8, *(token for token, _ in tokens)], "prompt_logprobs": entries}
+
+
+def prompts(**changes: Any) -> dict[str, Any]:
+    end = (9, -0.1)
+    told = {
+        "yes": prompt((20, math.log(0.2)), end),
+        "no": prompt((21, math.log(0.5)), end),
+        "not sure": prompt((22, math.log(0.6)), (23, math.log(0.5)), end),
+    }
+    return {"prompts": {**told, **{name.replace("_", " "): one for name, one in changes.items()}}}
+
+
+def test_choices_are_as_likely_as_their_tokens_together() -> None:
+    row = to_numbers(prompts(), CLASSES)
+    assert row is not None
+    assert softmax(row) == pytest.approx([0.2, 0.5, 0.3])
+    turned = dict(reversed(prompts()["prompts"].items()))
+    assert to_numbers({"prompts": turned}, CLASSES) == row
+
+
+def test_what_prompts_share_is_no_part_of_a_choice() -> None:
+    """It may be of hundreds of nats, and differ in the last bits from prompt to prompt."""
+    noisy = prompts()
+    noisy["prompts"]["no"]["prompt_logprobs"][1]["8"]["logprob"] = -703.0
+    assert to_numbers(noisy, CLASSES) == to_numbers(prompts(), CLASSES)
+
+
+def test_prompts_without_ids_have_one_token_a_place() -> None:
+    plain = {}
+    for name, one in prompts()["prompts"].items():
+        entries = one["prompt_logprobs"]
+        plain[name] = [None, *({k: v for k, v in entry.items() if k != "5"} for entry in entries[1:])]
+    row = to_numbers({"prompts": plain}, CLASSES)
+    assert row == to_numbers(prompts(), CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"perhaps": prompt((4, -1.0))}, "expected one for each of the choices"),
+        ({"yes": prompt((21, math.log(0.5)), (9, -0.1))}, "another begins with, or the same"),
+        ({"yes": prompt()}, "another begins with"),
+        ({"yes": prompt((20, 3.0))}, "above 0"),
+        ({"yes": prompt((20, float("nan")))}, "no finite numbers"),
+        ({"yes": {"prompt_logprobs": prompt((20, -1.0))["prompt_logprobs"]}}, "and no prompt_token_ids"),
+        (
+            {"yes": {"prompt_token_ids": [7, 8, 20, 9], "prompt_logprobs": [None, {}]}},
+            "another number of prompt_token_ids",
+        ),
+        ({"yes": {**prompt((20, -1.0)), "prompt_token_ids": [7, 8, 77]}}, "no finite numbers"),
+        ({"yes": None}, "without prompt_logprobs"),
+    ],
+)
+def test_prompts_that_say_no_choices_chance_are_refused(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(UnfitError, match=why):
+        to_numbers(prompts(**changes), CLASSES)
+
+
+@pytest.mark.parametrize("shape", [VALUES, LABELS])
+def test_prompts_are_of_choices(shape: AnswerShape) -> None:
+    with pytest.raises(UnfitError, match="of choices"):
+        to_numbers(prompts(), shape)

@@ -28,10 +28,9 @@ def chat_body(example: AskedExample) -> dict[str, Any]:
             "`answers: {choices: [A, B]}` in the config."
         )
     content = [part_of(modality, value) for modality, value in example.parts if value is not None]
-    told = example.instruction or f"Answer with one of these and nothing else: {', '.join(example.choices)}"
     return {
         "model": example.model,
-        "messages": [{"role": "user", "content": [*content, {"type": "text", "text": told}]}],
+        "messages": [{"role": "user", "content": [*content, {"type": "text", "text": example.closing}]}],
         "max_tokens": 1,
         "temperature": 0,
         "seed": example.seed % 2**31,

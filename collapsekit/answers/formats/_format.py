@@ -30,6 +30,11 @@ class AskedExample:
     model: str | None
     seed: int
 
+    @property
+    def closing(self) -> str:
+        """The text behind an example's parts, which asks for an answer."""
+        return self.instruction or f"Answer with one of these and nothing else: {', '.join(self.choices)}"
+
 
 @dataclass(frozen=True)
 class PlanInBrief:
