@@ -167,6 +167,8 @@ class Adapter(BatchKeys, ABC):
 
     _by_parts: ClassVar[type[Adapter] | None] = None  # EncodeFuseHeadAdapter, which sets it
     elsewhere: Elsewhere | None = None  # of a model whose answers came through files; ``self.model`` is then nobody's
+    # Why there is no ``fresh`` model, and what to do about it; follows "as".
+    why_not_fresh: ClassVar[str] = "the model cannot be built afresh: give model.factory in the config"
 
     def __init_subclass__(cls, *, by_parts: bool = False, **kwargs: Any) -> None:
         """Give a class that has ``encode``, ``fuse`` and ``head``, as version 0.1.0 asked for, the base that runs them."""

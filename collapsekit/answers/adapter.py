@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ NOT_ASKED = "its answers came through files, and this was not asked of it"
 class AnswerBook:
     """Where answers are looked up, or questions written down; this one has none."""
 
+    def has_alone(self, split: str, codes: Codes) -> bool:
+        """Whether all is there that was asked with one modality alone, in every split, these codes (q, 1 + m) with it."""
+        del split, codes
+        return True
+
     def look_up(self, split: str, codes: Codes) -> Tensor:
         """Return outputs (q, w) for what is asked, codes (q, 1 + m). Raises NumericsError for what was not asked."""
         raise NumericsError(NOT_ASKED)
@@ -38,6 +43,11 @@ class _NotHere(nn.Module):
 
 class AnswersAdapter(ModuleAdapter, EditAnswers):
     """A model that is asked through files: its inputs are at hand, its answers are looked up, and nothing else of it is."""
+
+    why_not_fresh: ClassVar[str] = (
+        "a model that is elsewhere cannot be trained here: name what one of your own says of each modality alone "
+        "(`predictions` in the config)"
+    )
 
     def __init__(self, config: Config, source: Source, book: AnswerBook, width: int) -> None:
         super().__init__(config, model=_NotHere(), source=source)
@@ -60,11 +70,12 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
         codes[:, 0] = places.numpy()
         return self._prediction_of(self.book.look_up(split, codes))
 
-    def answer_alone(self, split: str, places: Tensor, modality: str) -> Tensor:
-        """Look up what the model said to one modality and nothing else, (r, w), of examples by their places (r,)."""
+    def answer_alone(self, split: str, places: Tensor, modality: str) -> Tensor | None:
+        """Look up what the model said to one modality and nothing else, (r, w), of examples by their places (r,); None where
+        not all of that is there."""
         codes = np.full((len(places), 1 + len(self.modalities)), LEFT_OUT, np.int64)
         codes[:, 0], codes[:, 1 + self.modalities.index(modality)] = places.numpy(), UNCHANGED
-        return self.book.look_up(split, codes)
+        return self.book.look_up(split, codes) if self.book.has_alone(split, codes) else None
 
     def answer_edits(self, features: Features, index: Tensor, pieces: Sequence[Piece]) -> Prediction:
         known, places = self.read_splits[features.split]

@@ -56,8 +56,8 @@ class AnswersExtraction(Extraction):
     def _assembled(self, examples: Examples, kept: Any) -> Features:
         made = super()._assembled(examples, kept)
         text = find_text(self.asked, examples.columns)
-        if text is not None:
-            alone = self.asked.answer_alone(examples.split, examples.order, text)
+        alone = None if text is None else self.asked.answer_alone(examples.split, examples.order, text)
+        if text is not None and alone is not None:
             made = replace(made, alone={text: alone})
             self._tell_alone(made, text)
         self.asked.read_splits[examples.split] = made, examples.order

@@ -263,8 +263,9 @@ def _ask(session: Session, masks: Mapping[int, None]) -> None:
 
 
 def config_digest(config: Config) -> str:
-    """Compute the SHA-256 of what a config says of the questions: not the gate's part, nor by what tokens are counted."""
-    left_out = {"gate": True, "plugins": True, "answers": {"tokenizer"}}
+    """Compute the SHA-256 of what a config says of the questions: not the gate's part, nor by what tokens are
+    counted, nor whether the text is asked about alone, too."""
+    left_out: dict[str, bool | set[str]] = {"gate": True, "plugins": True, "answers": {"tokenizer", "text_only"}}
     told = config.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
     told = {key: value for key, value in told.items() if value != {} or key != "answers"}
     return hashlib.sha256(json.dumps(told, sort_keys=True, allow_nan=False).encode()).hexdigest()

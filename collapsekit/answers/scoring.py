@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsekit.adapters.base import Elsewhere
@@ -17,7 +19,7 @@ from collapsekit.answers.formats import get_format
 from collapsekit.answers.manifest import Manifest, json_line, read_ids, read_shards
 from collapsekit.answers.passes import ElsewhereSubject, read_split
 from collapsekit.answers.planning import PROBES, config_digest, key_of, prepare
-from collapsekit.answers.question import Codes, number_questions, to_id
+from collapsekit.answers.question import LEFT_OUT, UNCHANGED, Codes, number_questions, to_id
 from collapsekit.answers.reading import ANSWERED, FAILED, REFUSED, UNREAD, AnswerTable, read_answers
 from collapsekit.config.options import DiagnoseOptions
 from collapsekit.config.schema import Config
@@ -61,6 +63,23 @@ class AnsweredPlan:
         numbers = read_ids(questions, manifest)
         return cls(questions, manifest, read_answers(manifest, numbers, answers))
 
+    @cached_property
+    def text_only(self) -> NDArray[np.intp]:
+        """Places in the table of the questions that give one modality and nothing else, ascending."""
+        size, found = len(self.manifest.modalities), []
+        for split, read in self.manifest.data.items() if self.manifest.cost.text_only else ():
+            for i in range(1, size + 1):  # which of them is text, the manifest does not say
+                codes = np.full((read.examples, 1 + size), LEFT_OUT, np.int64)
+                codes[:, 0], codes[:, i] = np.arange(read.examples), UNCHANGED
+                found.append(number_questions(self.manifest.key, split, codes))
+        numbers = np.concatenate([np.empty(0, np.uint64), *found])
+        return np.flatnonzero(np.isin(self.table.numbers, numbers))
+
+    @property
+    def lacking(self) -> int:
+        """How many questions with the text alone have no answer: a verdict does without any of them."""
+        return int((self.table.states[self.text_only] <= FAILED).sum())
+
     def write_missing(self, path: Path) -> int:
         """Write the questions that have to be asked, or asked again, as the plan has them; return how many there are."""
         kind, open_ = get_format(self.manifest.format), {to_id(int(n)) for n in self.table.open}
@@ -74,7 +93,7 @@ class AnsweredPlan:
         ``missing``: the file in which the unanswered ones were written; None: in none.
         """
         table = self.table
-        if len(table.open):
+        if len(table.open) > self.lacking:
             damaged = f"; {table.tally.damaged:,} lines are no whole answers" if table.tally.damaged else ""
             failed = f", {table.count(FAILED):,} of them with an error" if table.count(FAILED) else ""
             raise AnswersMissingError(
@@ -82,25 +101,47 @@ class AnsweredPlan:
                 f"{some([to_id(int(n)) for n in table.open])}){damaged}: "
                 + ("write them with --missing FILE, and ask again." if missing is None else f"ask those in {missing}.")
             )
-        silent = table.count(REFUSED) + table.count(UNREAD)
-        if silent > MOST_REFUSED * len(table.numbers):
+        asked = len(table.numbers) - len(self.text_only)
+        silent = sum(self._silent())
+        if silent > MOST_REFUSED * asked:
             raise NothingEvaluatedError(
-                f"{silent:,} of {len(table.numbers):,} answers are refusals or name none of the choices, more than "
+                f"{silent:,} of {asked:,} answers are refusals or name none of the choices, more than "
                 f"{MOST_REFUSED:.0%}: ask so that the model answers, or mend `answers.choices`."
             )
 
     def warnings(self) -> tuple[ReportWarning, ...]:
-        """Say what of the answers says nothing."""
-        refused, unread = self.table.count(REFUSED), self.table.count(UNREAD)
-        if not refused + unread:
-            return ()
-        return (
-            ReportWarning(
+        """Say what of the answers says nothing, and which are not there."""
+        return (*self._warn_of_silent(), *self._warn_of_text_only())
+
+    def _silent(self, *, alone: bool = False) -> tuple[int, int]:
+        """Refusals, and texts that name no choice: of questions with the text alone, or of all others."""
+        states = self.table.states[self.text_only] if alone else np.delete(self.table.states, self.text_only)
+        return int((states == REFUSED).sum()), int((states == UNREAD).sum())
+
+    def _warn_of_silent(self) -> Iterator[ReportWarning]:
+        (refused, unread), asked = self._silent(), len(self.table.numbers) - len(self.text_only)
+        if refused + unread:
+            yield ReportWarning(
                 name="answers_refused",
-                sentence=f"{refused + unread:,} of {len(self.table.numbers):,} answers say nothing ({refused:,} refusals, "
-                f"{unread:,} texts that name none of the choices): each counts as the best constant answer.",
-            ),
-        )
+                sentence=f"{refused + unread:,} of {asked:,} answers say nothing ({refused:,} refusals, {unread:,} texts "
+                "that name none of the choices): each counts as the best constant answer.",
+            )
+
+    def _warn_of_text_only(self) -> Iterator[ReportWarning]:
+        """A model may well decline where a picture is missing: that is no reason to judge nothing."""
+        asked, silent = len(self.text_only), sum(self._silent(alone=True))
+        if self.lacking:
+            sentence = (
+                f"{self.lacking:,} of {asked:,} questions with the text alone have no answer: what is due to the text is "
+                "judged without them."
+            )
+            yield ReportWarning(name="text_only", sentence=sentence)
+        elif silent:
+            sentence = (
+                f"{silent:,} of {asked:,} answers to the text alone are refusals or name none of the choices: each counts "
+                "as the best constant answer."
+            )
+            yield ReportWarning(name="text_only", sentence=sentence)
 
 
 class Transcript(AnswerBook):
@@ -109,6 +150,11 @@ class Transcript(AnswerBook):
     def __init__(self, answered: AnsweredPlan, subject: ElsewhereSubject, reader: SplitReader) -> None:
         self.plan, self.table, self.subject, self.reader = answered.manifest, answered.table, subject, reader
         self._silent: Tensor | None = None
+        self._lacking = answered.lacking
+
+    def has_alone(self, split: str, codes: Codes) -> bool:
+        numbers = number_questions(self.plan.key, split, codes)
+        return not self._lacking and bool(np.isin(numbers, self.table.numbers).all())
 
     def look_up(self, split: str, codes: Codes) -> Tensor:
         numbers = number_questions(self.plan.key, split, codes)

@@ -170,7 +170,7 @@ def reckoned(
         return "a dense output is read out place by place, which an encoder trained alone is not", 0.0
     twin = adapter.fresh(seed, trained=start)
     if twin is None:
-        return "the model cannot be built afresh: give model.factory in the config", 0.0
+        return adapter.why_not_fresh, 0.0
     in_full(twin)
     try:
         weights = reached(twin, at.train, modality)

@@ -30,6 +30,7 @@ MENU: dict[str, tuple[str, ...]] = {
         "docs/tasks",
         "docs/checkpoints",
         "docs/elsewhere",
+        "docs/vllm",
         "examples/answers_elsewhere/README",
         "examples/answers_cluster/README",
         "docs/python",

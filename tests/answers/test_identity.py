@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from collapsekit import Report
+from collapsekit.adapters.base import Adapter
+from collapsekit.answers.adapter import AnswersAdapter
 from tests.answers.subjects import Asked, make_asked, make_text_asked
 
 THREE = {"image": 5, "audio": 4, "text": 3}
@@ -58,6 +60,7 @@ def without_subject(report: Report) -> dict[str, Any]:
     """A report, less what names the model and what ran it."""
     told = json.loads(report.to_json())
     told.pop("sha256")  # of the file's own text
+    told = json.loads(json.dumps(told).replace(AnswersAdapter.why_not_fresh, Adapter.why_not_fresh))  # what each can do
     for key in ("checkpoint", "sha256", "engine"):
         told["subject"].pop(key)
     return told

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from collapsekit import registry
+from collapsekit.answers.adapter import KINDS, check_elsewhere
 from collapsekit.answers.manifest import NAME, Manifest, read_ids, read_shards
 from collapsekit.answers.planning import make_plan
 from collapsekit.config.load import check_config
@@ -101,3 +104,19 @@ def test_a_folder_is_never_half_another_plan(tmp_path: Path) -> None:
             Manifest.load(asked.questions)
     with pytest.raises(ConfigError, match=r"no manifest\.json"):
         Manifest.load(tmp_path)
+
+
+def test_the_page_says_which_tasks_go_through_files() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "elsewhere.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`[\w:]+`(?:, )?)+) \| (yes|no) \|", page, re.MULTILINE)
+    said = {name: answer == "yes" for names, answer in rows for name in re.findall(r"`([\w:]+)`", names)}
+    registry.load_builtins()
+    assert said.pop("module:callable") is False
+    assert said == {name: name in KINDS for name in registry.TASKS}
+
+
+@pytest.mark.parametrize("task", ["retrieval", "survival", "tokens"])
+def test_a_task_that_does_not_go_through_files_is_named(task: str) -> None:
+    config = check_config({"modalities": {"a": None, "b": None}, "task": task, "data": {"path": "none"}}, base=Path())
+    with pytest.raises(ConfigError, match=f"the task '{task}', whose answers cannot be asked through files"):
+        check_elsewhere(config)

@@ -14,8 +14,10 @@ from torch import Tensor
 from collapsekit import Report
 from collapsekit.answers.manifest import read_shards
 from collapsekit.answers.rounds import plan_next
+from collapsekit.answers.scoring import AnswersMissingError
 from collapsekit.config.load import check_config
 from collapsekit.data.memory import with_data
+from collapsekit.render import write
 from tests.answers.subjects import Asked, make_text_asked
 
 CHOICES = ["red", "green", "blue"]
@@ -144,3 +146,55 @@ def test_another_round_asks_no_text_again(tmp_path: Path) -> None:
     more = plan_next(asked.questions, [asked.answers], config, source)
     if more.plan is not None:
         assert more.save(asked.questions).cost.text_only == manifest.cost.text_only
+
+
+def answer_but(asked: Asked, told: dict[str, Any], count: int) -> None:
+    """Answer a plan, and so many of the questions with the text alone by this."""
+    left = [count]
+
+    def answer(batch: Mapping[str, Any]) -> list[Any]:
+        rows: list[Any] = answer_with_text(batch).tolist()
+        for i in range(len(rows)):
+            if batch["image"] is None and left[0]:
+                rows[i], left[0] = told, left[0] - 1
+        return rows
+
+    asked.plan()
+    asked.engine().answer(answer, asked.answers)
+
+
+def test_without_answers_to_the_text_alone_all_else_is_judged(tmp_path: Path) -> None:
+    asked = make_chat(tmp_path / "a")
+    answer_but(asked, {"error": "no picture"}, 3)
+    found = asked.score(missing=tmp_path / "missing.jsonl")
+    assert len((tmp_path / "missing.jsonl").read_text().splitlines()) == 3
+    sentences = {w.name: w.sentence for w in found.warnings}
+    assert sentences["text_only"].startswith("3 of 240 questions with the text alone have no answer")
+    for form in ("terminal", "markdown", "html"):
+        assert "with the text alone have no answer" in " ".join(write(found, form).split())
+    assert ALONE not in found.to_json()
+    plain = scored(make_chat(tmp_path / "b", text_only=False))
+    assert found.results == plain.results
+    asked.answers.write_text("\n".join(asked.answers.read_text().splitlines()[5:]) + "\n")
+    with pytest.raises(AnswersMissingError, match="8 of"):
+        asked.score()
+
+
+def test_declining_without_a_picture_is_no_reason_to_judge_nothing(tmp_path: Path) -> None:
+    asked = make_chat(tmp_path)
+    answer_but(asked, {"refused": True}, 200)
+    sentences = [w.sentence for w in asked.score().warnings if w.name == "text_only"]
+    assert sum("200 of 240 answers to the text alone are refusals" in one for one in sentences) == 1
+    assert "answers_refused" not in {w.name for w in asked.score().warnings}
+
+
+def test_whether_the_text_is_asked_about_alone_is_no_part_of_the_questions(tmp_path: Path) -> None:
+    """Where it turns out that an engine cannot, answers that are there stay answers."""
+    asked = make_chat(tmp_path)
+    answer_but(asked, {"error": "no picture"}, 3)
+    asked.config["answers"]["text_only"] = False
+    assert "text_only" in {w.name for w in asked.score().warnings}
+    later = make_chat(tmp_path / "later", text_only=False)
+    scored(later)
+    later.config["answers"]["text_only"] = True
+    assert "text_only" not in {w.name for w in later.score().warnings}

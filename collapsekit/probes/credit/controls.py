@@ -154,7 +154,7 @@ def _due_of_copy(session: Session, worth: Callable[[int], Tensor], i: int) -> Te
 def _untrained(session: Session, prior_loss: Tensor) -> Result:
     fresh = session.adapter.fresh(session.seed)
     if fresh is None:
-        return UNTRAINED.skipped("the model cannot be built afresh: give model.factory in the config")
+        return UNTRAINED.skipped(session.adapter.why_not_fresh)
     features, task = session.features, session.task
     outputs = _answers(session, fresh)
     if not bool(torch.isfinite(outputs).all()):
