@@ -70,10 +70,7 @@ class AnswersExtraction(Extraction):
             float(task.metric(task.expect(given), features.targets))
             for given in (features.alone[text], features.outputs)
         )
-        sentence = (
-            f"Given {text} and nothing else, the model reaches {alone:.2f} {task.metric_name}, and {whole:.2f} with "
-            "everything."
-        )
+        sentence = f"With {text} alone the model reaches {alone:.2f} {task.metric_name}, with everything {whole:.2f}."
         told = ReportWarning(name="text_only", sentence=sentence)
         self._warnings[split] = (*self._warnings.get(split, ()), told)
 

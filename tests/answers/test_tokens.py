@@ -42,7 +42,7 @@ def test_words_are_counted_where_no_tokenizer_is_named(tmp_path: Path) -> None:
     manifest = asked.plan(format="openai-batch", limit=20)
     words = sum(-(-4 * len(text.split()) // 3) for text in texts_of(asked, manifest))
     assert (manifest.cost.tokens, manifest.cost.tokens_by) == (words, "words")
-    assert f"about {words:,} tokens of text in all (by their words, 4 for 3; images aside)" in describe_cost(manifest)
+    assert f"about {words:,} tokens of text (by words, 4 for 3), images aside." in describe_cost(manifest)
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -51,7 +51,7 @@ def test_a_tokenizer_that_is_named_counts(whole: bool, tmp_path: Path) -> None:
     asked = make_chat(tmp_path, tokenizer=str(path if whole else tmp_path))
     manifest = asked.plan(format="openai-batch", limit=20)
     assert manifest.cost.tokens == sum(map(len, texts_of(asked, manifest)))
-    assert "(by `answers.tokenizer`; images aside)" in describe_cost(manifest)
+    assert "(by `answers.tokenizer`), images aside." in describe_cost(manifest)
 
 
 def test_what_counts_tokens_is_no_part_of_the_questions(tmp_path: Path) -> None:

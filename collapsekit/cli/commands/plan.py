@@ -100,10 +100,10 @@ def describe_cost(manifest: Manifest) -> str:
     """Say how much is asked, of how many examples, in one sentence."""
     cost, draws = manifest.cost, max(manifest.draws.values())
     examples = ", ".join(f"{one.examples:,} of {split}" for split, one in manifest.data.items())
-    by = "`answers.tokenizer`" if cost.tokens_by == "tokenizer" else "their words, 4 for 3"
-    tokens = "" if cost.tokens is None else f" and about {cost.tokens:,} tokens of text in all (by {by}; images aside)"
+    by = "`answers.tokenizer`" if cost.tokens_by == "tokenizer" else "words, 4 for 3"
+    tokens = "" if cost.tokens is None else f"; about {cost.tokens:,} tokens of text (by {by}), images aside"
     alone = f"; {cost.text_only:,} of them give the text alone" if cost.text_only else ""
     return (
-        f"{cost.questions:,} questions, a forward each{tokens}, about {examples}{alone}; absent modalities come from "
-        f"{draws} other examples."
+        f"{cost.questions:,} questions, a forward each, about {examples}{alone}; absent modalities come from {draws} other "
+        f"examples{tokens}."
     )
