@@ -27,8 +27,8 @@ NOT_ASKED = "its answers came through files, and this was not asked of it"
 class AnswerBook:
     """Where answers are looked up, or questions written down; this one has none."""
 
-    def has_alone(self, split: str, codes: Codes) -> bool:
-        """Whether all is there that was asked with one modality alone, in every split, these codes (q, 1 + m) with it."""
+    def is_complete(self, split: str, codes: Codes) -> bool:
+        """Tell whether all questions with one modality alone are answered, in every split, these (q, 1 + m) among them."""
         del split, codes
         return True
 
@@ -71,11 +71,19 @@ class AnswersAdapter(ModuleAdapter, EditAnswers):
         return self._prediction_of(self.book.look_up(split, codes))
 
     def answer_alone(self, split: str, places: Tensor, modality: str) -> Tensor | None:
-        """Look up what the model said to one modality and nothing else, (r, w), of examples by their places (r,); None where
-        not all of that is there."""
+        """Look up what the model said to one modality and nothing else.
+
+        Args:
+            split: of the examples.
+            places: of each in its split, (r,).
+            modality: that was given.
+
+        Returns:
+            Outputs (r, w); None where not all such questions are answered.
+        """
         codes = np.full((len(places), 1 + len(self.modalities)), LEFT_OUT, np.int64)
         codes[:, 0], codes[:, 1 + self.modalities.index(modality)] = places.numpy(), UNCHANGED
-        return self.book.look_up(split, codes) if self.book.has_alone(split, codes) else None
+        return self.book.look_up(split, codes) if self.book.is_complete(split, codes) else None
 
     def answer_edits(self, features: Features, index: Tensor, pieces: Sequence[Piece]) -> Prediction:
         known, places = self.read_splits[features.split]

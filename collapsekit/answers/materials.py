@@ -105,18 +105,18 @@ class Materials:
                     out[key][absent] = values.index_select(0, STAND_IN - told[absent, i]).to(out[key].dtype)
         return out
 
-    def count_tokens(self, asked: Mapping[str, Codes], count: Callable[[str], int]) -> int | None:
+    def count_tokens(self, questions: Mapping[str, Codes], count: Callable[[str], int]) -> int | None:
         """Count the tokens of the texts that questions are about.
 
         Args:
-            asked: codes (q, 1 + m) by split.
+            questions: codes (q, 1 + m) by split.
             count: the tokens of one text.
 
         Returns:
             Their sum; None where no modality is text. A stand-in for a text counts as the text in whose place it is.
         """
         found, objects = None, self.adapter.source.objects
-        for split, codes in asked.items():
+        for split, codes in questions.items():
             examples, row_of, _ = self._of(split)
             for i, m in enumerate(self.adapter.modalities, 1):
                 for key in self.adapter.input_keys(m):

@@ -152,7 +152,7 @@ class Transcript(AnswerBook):
         self._silent: Tensor | None = None
         self._lacking = answered.lacking
 
-    def has_alone(self, split: str, codes: Codes) -> bool:
+    def is_complete(self, split: str, codes: Codes) -> bool:
         numbers = number_questions(self.plan.key, split, codes)
         return not self._lacking and bool(np.isin(numbers, self.table.numbers).all())
 
