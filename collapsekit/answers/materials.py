@@ -127,7 +127,7 @@ class Materials:
                     if not any(isinstance(text, str) for text in texts):
                         continue
                     sizes = np.array([count(text) if isinstance(text, str) else 0 for text in texts], np.int64)
-                    places = np.where(codes[:, i] >= 0, codes[:, i], codes[:, 0])[codes[:, i] != LEFT_OUT]
+                    places = np.where(codes[:, i] >= 0, codes[:, i], codes[:, 0])  # a text is never left out
                     found = (found or 0) + int(sizes[row_of.numpy()[places]].sum())
         return found
 

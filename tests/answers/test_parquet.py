@@ -108,6 +108,26 @@ def test_rows_and_lines_of_one_run_go_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([{**SOUND[0], "plan": "c" * 64}, *SOUND[1:]], "row 1 is an answer to another plan's question"),
+        ([{**SOUND[0], "model": "a"}, {**SOUND[1], "model": "b"}], "answers are of 2 models"),
+        ([*SOUND, {**SOUND[3], "scores": [9.0, 9.0, 9.0]}], f"contradict one another .ids {SOUND[3]['id']}"),
+        (
+            [*SOUND, {"id": "0123456789abcdef", "scores": [1.0, 2.0, 3.0]}],
+            "1 of 7 answers are to questions that are not",
+        ),
+        ([SOUND[0], {**SOUND[1], "scores": [1.0, 2.0]}], "row 2 has 2 scores, expected 3"),
+    ],
+)
+def test_what_contradicts_or_is_of_others_is_refused_by_name(
+    rows: list[dict[str, Any]], why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError, match=why):
+        read_answers(make_manifest(COUNT), NUMBERS, [write_table(tmp_path / "a", rows)])
+
+
+@pytest.mark.parametrize(
     "column",
     [
         pl.Series("scores", [s["scores"] for s in SOUND], pl.Array(pl.Float32, 3)),
