@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.generative.models import ARCHITECTURES, HIDDEN, Architecture
-from benchmarks.generative.worlds import ANSWERS, CLASSES, WORLDS, Examples, sample
+from benchmarks.generative.worlds import ANSWERS, CLASSES, STRENGTH, WORLDS, Examples, sample
 
 SIZES = {"train": 400, "val": 150}
 DIAGNOSED = 400  # examples of the test split
@@ -75,18 +75,20 @@ class Subject:
 
 @dataclass(frozen=True)
 class Hinted(Subject):
-    """One model with nothing planted: plainly trained for SHORT steps, on a text that gives the answer away in a share."""
+    """One model with nothing planted: plainly trained for SHORT steps, on a text that gives the answer away in a share, and
+    pictures that show theirs more or less strongly."""
 
     hinted: float = 0.0
+    strength: float = STRENGTH
 
     @property
     def name(self) -> str:
-        """What it is called, with its share."""
-        return f"{super().name}/{self.hinted:g}"
+        """What it is called, with its share and strength."""
+        return f"{super().name}/{self.hinted:g}/{self.strength:g}"
 
     def sample(self, n: int, seed: int) -> Examples:
-        """Draw examples of its world, with its share."""
-        return sample(WORLDS[self.world], n, seed, self.of.size, self.hinted)
+        """Draw examples of its world, with its share and strength."""
+        return sample(WORLDS[self.world], n, seed, self.of.size, self.hinted, self.strength)
 
 
 def subjects(seeds: int, untrained: int) -> Iterator[Subject]:

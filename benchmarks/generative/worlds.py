@@ -58,7 +58,9 @@ class Examples:
         return Examples(images, self.words, self.answers)
 
 
-def sample(world: World, n: int, seed: int, size: tuple[int, ...], hinted: float | None = None) -> Examples:
+def sample(
+    world: World, n: int, seed: int, size: tuple[int, ...], hinted: float | None = None, strength: float = STRENGTH
+) -> Examples:
     """Draw examples.
 
     Args:
@@ -67,6 +69,7 @@ def sample(world: World, n: int, seed: int, size: tuple[int, ...], hinted: float
         seed: of the draw.
         size: height of pictures in pixels, and their widths, of which each has one at random.
         hinted: how often the text gives the answer away; None: as in the world.
+        strength: of what a picture shows, in standard deviations of a pixel's noise.
 
     Returns:
         The examples.
@@ -82,18 +85,20 @@ def sample(world: World, n: int, seed: int, size: tuple[int, ...], hinted: float
     words = torch.cat([told, 41 + asked[:, None], 44 + hint[:, None].expand(n, 2)], 1)
     height, widths = size[0], size[1:]
     wide = torch.randint(0, len(widths), (n,), generator=g).tolist()
-    images = [_draw(g, height, widths[w], int(c), int(p)) for w, c, p in zip(wide, colour, place, strict=True)]
+    images = [
+        _draw(g, height, widths[w], int(c), int(p), strength) for w, c, p in zip(wide, colour, place, strict=True)
+    ]
     return Examples(images, words, answers)
 
 
-def _draw(g: torch.Generator, height: int, width: int, colour: int, place: int) -> Tensor:
+def _draw(g: torch.Generator, height: int, width: int, colour: int, place: int, strength: float) -> Tensor:
     """A picture that is redder or bluer, and greener on its left or on its right."""
     image = torch.randn(3, height, width, generator=g)
-    shown = STRENGTH * (2 * colour - 1)
+    shown = strength * (2 * colour - 1)
     image[0] += shown
     image[2] -= shown
     half = width // 2
-    side = STRENGTH * (2 * place - 1)
+    side = strength * (2 * place - 1)
     image[1, :, :half] -= side
     image[1, :, half:] += side
     return image

@@ -157,11 +157,21 @@ def test_tables_count_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_boundary_is_a_row_a_model_and_its_hint_its_own() -> None:
-    row = {"q": 0.5, "seed": 0, "measured": MEASURED, "verdict": "collapsed", "at_most": None, "cause": "prior"}
-    assert "| 0.5 | 0 | 0.50 | 0.50 | 0.0% | collapsed | prior |" in boundary.table([row])
+    row = {
+        "q": 0.5,
+        "strength": 0.1,
+        "seed": 0,
+        "measured": MEASURED,
+        "verdict": "collapsed",
+        "at_most": None,
+        "cause": "prior",
+    }
+    assert "| 0.1 | 0.5 | 0 | 0.50 | 0.50 | 0.0% | collapsed | prior |" in boundary.table([row])
     plain, sure = (Hinted("LLaVA", "hint", "used", 0, hinted=q).sample(200, 1) for q in (0.0, 1.0))
     assert torch.equal(sure.words[:, -1] - 44, sure.answers)
     assert 0.1 < float((plain.words[:, -1] - 44 == plain.answers).double().mean()) < 0.45
+    strong, weak = (Hinted("LLaVA", "hint", "used", 0, strength=x).sample(200, 1).images[0] for x in (2.0, 0.0))
+    assert float((strong - weak).abs().mean()) > 1  # the same noise, and what is shown
 
 
 def test_every_kind_has_a_cause_or_none_to_name() -> None:
