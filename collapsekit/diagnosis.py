@@ -27,12 +27,13 @@ from collapsekit.distributed.process_group import current
 from collapsekit.errors import NothingEvaluatedError, NumericsError
 from collapsekit.features.extraction import Extraction, repeated
 from collapsekit.features.features import Features
+from collapsekit.features.summing import least_read
 from collapsekit.games.per_example import records_of
 from collapsekit.io.hub import name_of
 from collapsekit.probes.finished import FinishedProbes
 from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
-from collapsekit.registry import ProbeSpec
+from collapsekit.registry import ProbeSpec, Reads
 from collapsekit.report.cost import CostReport
 from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
@@ -135,7 +136,8 @@ def diagnose(
         with open_model(settled, checkpoint, options, model=model, source=source, progress=shown) as subject:
             kept = Kept(None if unfinished is None else Path(unfinished), resume)
             typed = model is None and data is None
-            return report_on(subject, options, chosen, all_options, typed=typed, kept=kept)
+            reads = least_read([spec.reads for spec in chosen])
+            return report_on(subject, options, chosen, all_options, typed=typed, kept=kept, reads=reads)
 
 
 @takes(DiagnoseOptions)
@@ -235,6 +237,7 @@ def report_on(
     *,
     typed: bool,
     kept: Kept = NOWHERE,
+    reads: Reads = "rows",
 ) -> Report:
     """Run the ``chosen`` probes on an open model and write down what they find.
 
@@ -245,6 +248,7 @@ def report_on(
         options: Options of every probe, by name.
         typed: Whether a command line names the model and its data.
         kept: Where finished probes are kept.
+        reads: What all the chosen probes read of features; whoever asks more of the open model later leaves it out.
 
     Returns:
         The report, with its records.
@@ -259,7 +263,7 @@ def report_on(
     if "checkpoint" in read:
         progress.note(read["checkpoint"])
     with subject.measuring():
-        features = subject.extraction.features(where)
+        features = subject.extraction.features(where, reads)
         session = Session(
             adapter,
             features,
@@ -305,7 +309,8 @@ def _cache(given: str | Path | None, chosen: Sequence[ProbeSpec], progress: Prog
 def _plan(subject: OpenModel, session: Session, split: str, in_turn: Sequence[ProbeSpec]) -> None:
     """Tell whoever follows the diagnosis what it consists of, which takes a moment to reckon."""
     if session.progress.planned:
-        seconds = reckon_probes(session, subject.extraction.features(split), in_turn)
+        reads: Reads = "rows" if session.features.sums is None else "fused sums"  # what is there already
+        seconds = reckon_probes(session, subject.extraction.features(split, reads), in_turn)
         stages = {f"probe {name}": each if len(each) > 1 else each[""] for name, each in seconds.items()}
         session.progress.plan({**stages, JUDGING: ENDING + session.progress.writing})
 

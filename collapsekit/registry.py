@@ -28,6 +28,7 @@ from collapsekit.user_code.frames import one_line
 GROUP = "collapsekit"
 FROM_FILE = "collapsekit_plugin_"  # how modules of plugin files are called
 Trains = Literal["nothing", "heads", "models"]
+Reads = Literal["rows", "sums", "fused sums"]
 Kind = TypeVar("Kind", bound=type[Any])
 _TASKS, _ADAPTERS = "collapsekit.tasks", "collapsekit.adapters"
 
@@ -50,6 +51,7 @@ class ProbeSpec:
     place: float = math.inf  # of that section, the least first
     pictures: tuple[Any, ...] = ()  # collapsekit.measures.Picture: its figures; none: drawn from what it yields
     cost: Callable[..., Any] | None = None  # (preview) -> Cost, before anything is measured; None: not known
+    reads: Reads = "rows"  # of features: each example's, or only Features.moments_of: of all, or of the fused alone
     older: bool = False  # whether run takes (adapter, features, *, settings) instead of the session
 
     def runs_unasked(self, task: str | None) -> bool:
@@ -72,6 +74,7 @@ class ProbeFacts(TypedDict):
     title: NotRequired[str]
     place: NotRequired[float]
     pictures: NotRequired[tuple[Any, ...]]
+    reads: NotRequired[Reads]
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def probe(
             ``cost``: a function of a collapsekit.ext.Preview that says what ``run`` would cost, as a collapsekit.ext.Cost;
             ``default``: False for one that runs only where it is named, or by default for some ``tasks`` alone, by name;
             ``title`` and ``place``: how its results are headed, and where they stand among those of other probes, the
-            least place first; ``pictures``: how they are drawn, each a collapsekit.ext.Picture.
+            least place first; ``pictures``: how they are drawn, each a collapsekit.ext.Picture; ``reads``: "sums" where it
+            reads no example's features but ``session.features.moments_of``, "fused sums" where that is of the fused
+            representation alone: several processes then keep their features.
 
     Raises:
         ConfigError: where one of the first four is missing, where another file registers a probe of that name, and where

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import islice
 from threading import Thread
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from collapsekit import errors
 from collapsekit.distributed import heartbeat, rendezvous
@@ -22,6 +22,9 @@ from collapsekit.distributed.heartbeat import Heartbeat
 from collapsekit.distributed.rendezvous import Arrivals, Place, connect, hush, place, seconds
 from collapsekit.errors import CollapsekitError, ConfigError, ProcessLostError
 from collapsekit.user_code.exits import exit_refused, is_exit
+
+if TYPE_CHECKING:
+    from torch import Tensor, dtype
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -73,9 +76,43 @@ class ProcessGroup:
 
     def share(self, value: T, what: str) -> list[T]:
         """Return the ``value`` of every process, in their order; ``what`` it is, for messages."""
+        return self.each(lambda: value, what)
+
+    def each(self, make: Callable[[], T], what: str) -> list[T]:
+        """Return what ``make`` gives in every process, in their order; ``what`` it is, for messages.
+
+        The error of the first process that fails is raised by all.
+        """
         if self.size == 1 or self._inside:
-            return [value]
-        return list(self._gathered(lambda: value, True, self.size, what))
+            return [make()]
+        return list(self._gathered(make, True, self.size, what))
+
+    def in_turn(self, mine: Sequence[Tensor], what: str) -> Iterator[tuple[int, Tensor]]:
+        """Yield the tensors of every process with its rank, in their order, one at a time: no process holds more
+        than one that is not its own. All must take them to the end, and do nothing else together meanwhile.
+
+        Args:
+            mine: those of this process, on the CPU.
+            what: they are, for messages.
+
+        Yields:
+            The rank that a tensor is of, and the tensor.
+        """
+        kinds = self.share([(tuple(t.shape), t.dtype) for t in mine], what)
+        for rank, some in enumerate(kinds):
+            for number, (shape, dtype) in enumerate(some):
+                yield rank, self._broadcast(mine[number] if rank == self.rank else None, shape, dtype, rank)
+
+    def _broadcast(self, own: Tensor | None, shape: Sequence[int], dtype: dtype, rank: int) -> Tensor:
+        """One tensor of the process ``rank``, in all of them."""
+        import torch
+        import torch.distributed as dist
+
+        value = torch.empty(*shape, dtype=dtype) if own is None else own.contiguous()
+        if self.size > 1:
+            with self.in_touch():
+                dist.broadcast(value, src=rank)
+        return value
 
     def assert_same(self, value: Any, what: str) -> None:
         """Raise ConfigError on all processes unless ``value`` is the same on all; ``what`` it is, for the message."""

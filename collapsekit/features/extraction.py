@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,10 +24,12 @@ from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
 from collapsekit.features.examples import Examples, SplitReader, predictions_of
-from collapsekit.features.features import Features
+from collapsekit.features.features import Features, groups_of
 from collapsekit.features.matching import group_alike, lenders_matched
+from collapsekit.features.summing import SummedPass, cut, run_summed, widths_to_sum, worth_summing
 from collapsekit.io.safe_text import quote
 from collapsekit.io.spill import SpillBuffer, SpillColumn
+from collapsekit.registry import Reads
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.threads import threads_for
 
@@ -115,12 +117,20 @@ class Extraction:
         self.rebuilt = rebuilt
         self._learned = False
 
-    def features(self, split: str) -> Features:
+    def features(self, split: str, reads: Reads = "rows") -> Features:
         """Return features to be diagnosed: the model is checked on the first batch of ``split``, other splits come as
         they are needed. Raises what ``extract`` raises.
+
+        Args:
+            split: which examples.
+            reads: what is read of them; where it is not each example's, several processes may keep their features.
+
+        Returns:
+            The features.
         """
         known: dict[str, Features] = {}
-        warnings = self._check(split)
+        self._forget_sums(split, reads)
+        warnings = self._check(split, reads)
         mixed = any(w.name == "depends_on_batch" for w in warnings)
         batch = self.adapter.config.data.batch_size if mixed else None
 
@@ -138,6 +148,12 @@ class Extraction:
         )  # what is drawn from here on does not depend on which passes were made already
         return features
 
+    def _forget_sums(self, split: str, reads: Reads) -> None:
+        """Have a split passed over again of which only sums are kept, where more is read now."""
+        made = self._made.get(split)
+        if made is not None and made.sums is not None and (reads != "fused sums" or None not in made.sums.groups):
+            del self._made[split]
+
     def of(self, split: str) -> Features:
         """Return features of one split, as every diagnosis has them."""
         if split not in self._made:
@@ -149,10 +165,11 @@ class Extraction:
 
         Raises what ``extract`` raises.
         """
+        self._forget_sums(split, "rows")
         self._check(split)
         return self.of(split)
 
-    def _check(self, split: str) -> tuple[ReportWarning, ...]:
+    def _check(self, split: str, reads: Reads = "rows") -> tuple[ReportWarning, ...]:
         """What is to be said of the model on these examples, once it is known to be sound."""
         if split not in self._warnings:
             examples = self.reader.of(split)
@@ -160,7 +177,7 @@ class Extraction:
             if split in self._made:
                 self._pass(examples, self._batches(examples)[0], check=True)
             else:
-                self._made[split] = self._encoded(examples, check=True)
+                self._made[split] = self._encoded(examples, check=True, reads=reads)
             if self.varied:
                 need_varied(self.adapter, examples, self._made[split])
             caveat = self.adapter.task.caveat(self._made[split].targets)
@@ -173,11 +190,13 @@ class Extraction:
         rows: tuple[Tensor, ...] = torch.arange(len(examples.order)).split(self.adapter.config.data.batch_size)
         return rows
 
-    def _encoded(self, examples: Examples, *, check: bool) -> Features:
+    def _encoded(self, examples: Examples, *, check: bool, reads: Reads = "rows") -> Features:
         self._learn_labels()
         rows, kept = self._batches(examples), _Kept(self.storage, self.adapter.at_input)
         if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
             return theirs
+        if reads != "rows" and (summed := self._summed(examples, rows, check, reads)) is not None:
+            return replace(self._assembled(examples, summed), sums=summed.sums)
         if check and not current().is_main:
             self._pass(examples, rows[0], check)  # to know the model, of whose batches it may get none
         for done, result in enumerate(current().map(lambda some: self._pass(examples, some, check), rows)):
@@ -185,12 +204,33 @@ class Extraction:
             self.progress.step(f"encoders over {examples.split}", int(rows[done][-1]) + 1, len(examples.order))
         return self._assembled(examples, kept)
 
+    def _summed(self, examples: Examples, rows: Sequence[Tensor], check: bool, reads: Reads) -> SummedPass | None:
+        """The pass of several processes that keep their features; None where these have to travel all the same."""
+        world, size = current(), len(rows[0])
+        if not worth_summing(len(examples.order), world):
+            return None
+        groups = groups_of(
+            len(examples.order), _units(examples.columns, self.adapter.config.data.group, examples.split)
+        )
+        first = self._pass(examples, rows[0], check)  # every process knows the model
+        widths = widths_to_sum(self.adapter, first, int(groups.max()) + 1, reads)
+        if widths is None:
+            return None
+
+        def batches(begin: int, end: int) -> Iterator[ForwardPass]:
+            for some in rows[begin // size : -(-end // size)]:
+                start = int(some[0])
+                yield cut(self._pass(examples, some, check=False) if start else first, start, begin, end)
+                self.progress.step(f"encoders over {examples.split}", min(int(some[-1]) + 1, end) - begin, end - begin)
+
+        return run_summed(batches, first, groups, widths, self.storage.column(), world)
+
     def _theirs(self, examples: Examples, rows: Sequence[Tensor], *, check: bool) -> Features | None:
         """What the twin made of a split, where this model's own pass over its first batch has the same bits, in every
         process; where only what follows the encoders differs, with that run anew on what they gave."""
         assert self.twin is not None
         made = self.twin.passes._made.get(examples.split)
-        if made is None or (self.twin.changed and not self.twin.keeps_encoders(self.adapter)):
+        if made is None or made.sums is not None or (self.twin.changed and not self.twin.keeps_encoders(self.adapter)):
             return None
         first = self._pass(examples, rows[0], check)
         if not self.twin.changed:
@@ -258,13 +298,13 @@ class Extraction:
         finite_pass(result, examples.split, order, partial(missing_note, self.adapter, batch))
         return result
 
-    def _recorded(self, kept: _Kept, modality: str, columns: Batch) -> Activations:
+    def _recorded(self, kept: _Kept | SummedPass, modality: str, columns: Batch) -> Activations:
         """What was recorded of a modality; of one that is recorded at the input, the very tensors that were read."""
         if modality in self.adapter.at_input:
             return record_inputs(self.adapter, modality, columns)
         return tuple(c.tensor() for c in kept.recorded[modality])
 
-    def _assembled(self, examples: Examples, kept: _Kept) -> Features:
+    def _assembled(self, examples: Examples, kept: _Kept | SummedPass) -> Features:
         adapter, columns, split = self.adapter, examples.columns, examples.split
         data, outputs = adapter.config.data, kept.outputs.tensor()
         targets = columns[data.label] if adapter.task.has_labels else torch.zeros(len(outputs))

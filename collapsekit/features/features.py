@@ -17,9 +17,17 @@ from collapsekit.distributed.process_group import current
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.inference.jackknife import assign_groups, assign_units
 from collapsekit.stats.linalg.cka import Side
-from collapsekit.stats.linalg.moments import Moments, moments_left_out
+from collapsekit.stats.linalg.moments import Moments, leave_one_out, merge_all, moments_left_out
 
 GROUPS = 16
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What is kept of features whose rows lie with the processes that made them."""
+
+    groups: Mapping[str | None, list[Moments]]  # of each jackknife group, by modality; None: the fused representation
+    concatenated: bool  # as Features.concatenated
 
 
 @dataclass
@@ -69,6 +77,7 @@ class Features:
     warnings: tuple[ReportWarning, ...] = ()  # what the model does beside answering
     batch: int | None = None  # rows of a forward, where what an example gives depends on the others in its batch
     read: Mapping[str, Features] = field(default_factory=dict)  # every split read until now, by name
+    sums: Sums | None = None  # where set, recorded and pooled features and the fused representation are shapes alone
     facts: Facts = field(init=False, default_factory=Facts)  # of these very examples: no copy takes them along
 
     def __len__(self) -> int:
@@ -77,9 +86,7 @@ class Features:
     @cached_property
     def groups(self) -> Tensor:
         """Jackknife group of each example, (n,); examples of one unit are in one group."""
-        if self.units is not None:
-            return assign_units(self.units, GROUPS)
-        return assign_groups(len(self), min(GROUPS, len(self)))
+        return groups_of(len(self), self.units)
 
     @property
     def independent(self) -> int:
@@ -94,6 +101,8 @@ class Features:
     @cached_property
     def concatenated(self) -> bool:
         """Whether the fused representation is only the modalities' features side by side, in any order."""
+        if self.sums is not None:
+            return self.sums.concatenated
         if self.fused.shape[1] != sum(x.shape[1] for x in self.pooled.values()):
             return False
         fused = {c.numpy().tobytes() for c in self.fused.T.contiguous()}
@@ -141,6 +150,14 @@ class Features:
         groups.
         """
         return moments_left_out(x, self.groups, int(self.groups.max()) + 1, current().map)
+
+    def moments_of(self, modality: str | None) -> tuple[Moments, Iterator[Moments]]:
+        """Compute moments of a modality's pooled features, or (None) of the fused representation, over all examples, and
+        without each jackknife group; of sums, where these are all that there is.
+        """
+        if self.sums is not None:
+            return merge_all(self.sums.groups[modality]), leave_one_out(self.sums.groups[modality])
+        return self.moments(self.fused if modality is None else self.pooled[modality])
 
     def side(self, modality: str | None) -> Side:
         """Prepare a modality's features, or (None) the fused representation, as a side of CKAs, once for all that it is
@@ -192,6 +209,11 @@ class Features:
     def of(self, split: str) -> Features:
         """Return features of another split, extracted on first use. Raises ConfigError where there is none."""
         return self if split == self.split else self.sibling(split)
+
+
+def groups_of(n: int, units: Tensor | None) -> Tensor:
+    """Assign a jackknife group to each of n examples, (n,); ``units``: what each belongs to (n,), None: to nothing."""
+    return assign_groups(n, min(GROUPS, n)) if units is None else assign_units(units, GROUPS)
 
 
 def scaled(recorded: Activations, factor: float | Tensor) -> Activations:

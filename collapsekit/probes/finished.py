@@ -23,6 +23,7 @@ from torch import Tensor
 
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.features.features import Features
 from collapsekit.games.coalitions import CoalitionGame
 from collapsekit.games.draws import CoalitionValue
 from collapsekit.io.files import read_bytes, read_text, reason, write_atomic
@@ -225,7 +226,7 @@ def _identity(session: Session, about: Mapping[str, Any]) -> str:
     """A digest of all that a probe's numbers rest on, but the examples of other splits: these have digests of their own."""
     features, task = session.features, session.task
     answers = hashlib.sha256()
-    for value in (*features.pooled.values(), features.fused, features.outputs):
+    for value in (*_features(features), features.outputs):
         answers.update(_bytes(value))
     expected = task.expect(features.outputs)
     answers.update(_bytes(task.loss(expected, features.targets)))  # a user's own task
@@ -242,6 +243,16 @@ def _identity(session: Session, about: Mapping[str, Any]) -> str:
         "about": about,
     }
     return hashlib.sha256(json.dumps(rests, sort_keys=True, default=str, allow_nan=False).encode()).hexdigest()
+
+
+def _features(features: Features) -> Iterator[Tensor]:
+    """What there is of pooled features and the fused representation: rows, or sums."""
+    if features.sums is None:
+        yield from (*features.pooled.values(), features.fused)
+        return
+    for parts in features.sums.groups.values():
+        for part in parts:
+            yield from (part.mean, part.scatter)
 
 
 def _digest(entry: Mapping[str, Any]) -> str:

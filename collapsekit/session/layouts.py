@@ -10,6 +10,7 @@ import torch
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.pooling import pool_ways
 from collapsekit.errors import NumericsError
+from collapsekit.features.summing import find_undecided
 from collapsekit.readouts.choosing import FeatureSet, choose_features
 from collapsekit.readouts.linear import FitSplit
 from collapsekit.readouts.poolings import ROWS, reader
@@ -49,14 +50,7 @@ def settle_layouts(session: Session) -> dict[str, Layout]:
 
 def undecided_layouts(session: Session) -> dict[str, torch.Size]:
     """Find the features whose layout neither config nor layers say, and that the adapter pools: their shapes by modality."""
-    adapter, features, undecided = session.adapter, session.features, {}
-    if type(adapter).pool is not Adapter.pool:
-        return {}
-    for m in features.modalities:
-        section, x = adapter.config.modalities[m], adapter.features_of(m, features.recorded[m])
-        if x.ndim > 2 and section.pool != "flatten" and section.mask is None and adapter.layout(m, x) is None:
-            undecided[m] = x.shape
-    return undecided
+    return find_undecided(session.adapter, session.features.recorded)
 
 
 def _layout_chosen(adapter: Adapter, at: FitSplit, modality: str, shape: Sequence[int]) -> Layout:

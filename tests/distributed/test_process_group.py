@@ -393,3 +393,119 @@ def test_several_processes_resume_what_several_left(folder: Path, diagnosed: Dia
             tmp_path / "whole" / "report" / name
         ).read_bytes()
     assert not (tmp_path / "again" / "report" / "unfinished").exists()
+
+
+# Blocks of 64 rows, so that a hundred examples are many; and each process writes down what it sends.
+COUNTED = """import os, pathlib, pickle
+import torch.distributed as dist
+from collapsekit.ext import Measure, declare, probe
+from collapsekit.stats.linalg import moments
+
+moments.ROWS, moments.BLOCK = 4, 64
+place = pathlib.Path(os.environ["HEARD"]) / f"sent{os.environ.get('RANK', '0')}"
+objects, tensors = dist.all_gather_object, dist.broadcast
+
+def gather(found, value, *rest, **more):
+    with place.open("a") as f:
+        f.write(f"{len(pickle.dumps(value))}\\n")
+    return objects(found, value, *rest, **more)
+
+def send(value, src, **more):
+    if src == int(os.environ["RANK"]):
+        with place.open("a") as f:
+            f.write(f"{value.nbytes}\\n")
+    return tensors(value, src=src, **more)
+
+dist.all_gather_object, dist.broadcast = gather, send
+
+TRACE = declare(Measure("zz_trace.trace", definition="d", source="s"))
+
+@probe("zz_trace", summary="s", definition="d", source="s", cannot="c", reads="sums", default=False)
+def run(session):
+    for m in session.modalities:
+        whole, left = session.features.moments_of(m)
+        yield TRACE.result(float(whole.scatter.trace()), modality=m, note=str([float(x.scatter.trace()) for x in left]))
+
+@probe("zz_wrong", summary="s", definition="d", source="s", cannot="c", reads="sums", default=False)
+def wrong(session):
+    yield TRACE.result(float(session.features.fused.sum()))
+"""
+
+
+@pytest.fixture(scope="module")
+def many(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and 1,100 examples: seventeen of such blocks and a part of one."""
+    project = tmp_path_factory.mktemp("many")
+    problem = make_problem(project, noise=["audio"], sizes={"train": 60, "val": 60, "test": 1100}, steps=5)
+    shutil.copy(folder / "heard.py", project)
+    torch.save(problem.model.state_dict(), project / "all.pt")
+    # No batch ends with a block.
+    (project / "collapsekit.yaml").write_text(CONFIG.replace("batch_size: 16", "batch_size: 9"))
+    (project / "counted.py").write_text(COUNTED)
+    return project
+
+
+def sent(place: Path, rank: int) -> int:
+    return sum(int(line) for line in (place / f"sent{rank}").read_text().split())
+
+
+@pytest.mark.parametrize("fusion", ["fusion", "fusion:input"])
+def test_sums_travel_and_the_report_has_the_bytes_of_one_process(
+    many: Path, diagnosed: Diagnosed, tmp_path: Path, fusion: str
+) -> None:
+    """Also where the fused representation is the features side by side, which is told without any row of others."""
+    project = tmp_path / "project"
+    shutil.copytree(many, project)
+    text = (project / "collapsekit.yaml").read_text()
+    (project / "collapsekit.yaml").write_text(text.replace("fusion: fusion", f"fusion: '{fusion}'"))
+    args = ("-q", "-f", "json", "-p", "vif", "-p", "zz_trace", "--plugin", "counted.py")
+    for size in (1, 2, 3):
+        found = diagnosed(project, size, tmp_path / str(size), *args)
+        assert [code for code, _, _ in found] == [0] * size, found
+    reports = [(tmp_path / str(size) / "report" / "report.json").read_bytes() for size in (1, 2, 3)]
+    assert reports[0] == reports[1] == reports[2]
+    assert (b"only concatenates" in reports[0]) == (fusion != "fusion")
+    # Each example was run by one process, but for the batches in which two shares meet, and the first one.
+    alone = sum(batches(tmp_path / "1", 0))
+    shared = [sum(batches(tmp_path / "3", rank)) for rank in range(3)]
+    assert sum(shared) < alone + 3 * 9 + 2 * (shared[0] + shared[1] + shared[2] - 1100) / 3
+    assert max(shared) < 0.6 * alone
+
+
+def test_what_is_sent_does_not_grow_with_the_examples(many: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
+    """Sums are d² numbers a group and node of the tree; beside them go the outputs, which every report is made of."""
+    args = ("-q", "-f", "json", "--plugin", "counted.py", "-p", "vif")
+    found = {}
+    for limit in (550, 1100):
+        place = tmp_path / str(limit)
+        assert [code for code, _, _ in diagnosed(many, 2, place, *args, "--limit", str(limit))] == [0, 0]
+        found[limit] = [sent(place, rank) for rank in range(2)]
+    d, groups, outputs = 12, 16, 3 * 4
+    node = 8 * groups * (1 + d + d * d)
+    most = 6 * node + 20_000  # beside them words: digests, settings, names of places
+    for limit, of_each in found.items():
+        for own in of_each:
+            assert own < most + outputs * limit / 2 + outputs * 64, (limit, own, most)
+    # Twice the examples: no more than two nodes more, and the outputs.
+    assert all(b - a < 2 * node + outputs * 400 for a, b in zip(found[550], found[1100], strict=True)), (found, node)
+
+
+def test_a_probe_that_reads_rows_though_it_said_sums_has_them_not(
+    many: Path, diagnosed: Diagnosed, tmp_path: Path
+) -> None:
+    args = ("-f", "json", "--plugin", "counted.py", "-p", "vif", "-p", "zz_wrong")
+    found = diagnosed(many, 2, tmp_path, *args, COLLAPSEKIT_RAISE="")
+    assert [code for code, _, _ in found] == [2, 2], found
+    report = Report.load(tmp_path / "report" / "report.json")
+    (failed,) = [r for r in report.results if r.probe == "zz_wrong"]
+    assert failed.error is not None
+
+
+def test_where_one_probe_reads_rows_they_travel(many: Path, diagnosed: Diagnosed, tmp_path: Path) -> None:
+    args = ("-q", "-f", "json", "--plugin", "counted.py", "-p", "vif", "-p", "spectrum")
+    for size in (1, 2):
+        found = diagnosed(many, size, tmp_path / str(size), *args)
+        assert [code for code, _, _ in found] == [0] * size, found
+    one, two = ((tmp_path / str(size) / "report" / "report.json").read_bytes() for size in (1, 2))
+    assert one == two
+    assert sent(tmp_path / "2", 0) > 1100 / 2 * (12 + 5 + 4) * 4

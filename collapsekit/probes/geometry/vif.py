@@ -89,6 +89,7 @@ PICTURES = (
     source=SOURCE,
     cannot="collinear neurons say nothing of which modality they serve; compare only on equal n and width",
     cost=reads_features,
+    reads="fused sums",
 )
 def run(session: Session) -> Iterator[Result]:
     """Measure how collinear the fused neurons are, by their variance inflation factors.
@@ -100,15 +101,14 @@ def run(session: Session) -> Iterator[Result]:
         Mean, median and maximum over neurons, and the factor of each neuron.
     """
     features = session.features
-    x = features.fused
-    n, d = x.shape
+    n, d = features.fused.shape
     try:
         need_mixed(session)
         if n < 2 * d:
             raise NumericsError(
                 f"needs at least 2·d = {2 * d} examples for d = {d} neurons, found {n}: use more examples"
             )
-        whole, left = features.moments(x)
+        whole, left = features.moments_of(None)
         full, *out = side_by_side(vif, chain([whole], left), 9.0 * d**3)
     except NumericsError as e:
         for measure, _ in SUMMARIES:

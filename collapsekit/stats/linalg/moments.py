@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from collapsekit.stats.checks import CONSTANT_RTOL, group_ids, matrix
 from collapsekit.stats.threads import threads_for
 
 ROWS = 4096  # examples taken at a time; fixed, so that results do not depend on who hands them over
+BLOCK = 16 * ROWS  # consecutive examples that are parted into groups together: ROWS of each of 16
+SEGMENTS = 1024  # most segments: runs of whole blocks whose sums are merged, so that processes can share them out
 KEEP = 2**29  # bytes of matrices of single groups that are kept rather than computed again
 
 
@@ -94,7 +96,7 @@ class Summing:
     def __init__(self, d: int) -> None:
         self.n, self.mean = 0, torch.zeros(d, dtype=torch.float64)
         self.scatter = torch.zeros(d, d, dtype=torch.float64)
-        self._centred = torch.zeros(0, d, dtype=torch.float64)  # the rows at hand; kept, as fresh memory costs time
+        self.scratch = torch.zeros(0, d, dtype=torch.float64)  # the rows at hand; kept, as fresh memory costs time
 
     def add(self, x: Tensor) -> None:
         """Take in some rows ``x`` (k, d), of any real dtype. Raises NumericsError where they are not a finite matrix."""
@@ -103,10 +105,10 @@ class Summing:
         k = x.shape[0]
         if k == 0:
             return
-        if len(self._centred) < k:
-            self._centred = torch.empty(k, x.shape[1], dtype=torch.float64, device=self.mean.device)
+        if len(self.scratch) < k:
+            self.scratch = torch.empty(k, x.shape[1], dtype=torch.float64, device=self.mean.device)
         with threads_for(2.0 * x.numel() * x.shape[1]):
-            centred = self._centred[:k].copy_(x.detach())
+            centred = self.scratch[:k].copy_(x.detach())
             mean = centred.mean(dim=0)
             if not bool(torch.isfinite(mean).all()):
                 matrix(x, "the features")  # says what is not finite
@@ -134,6 +136,9 @@ Each = Callable[[Callable[[int], Any], range], Iterable[Any]]  # as map; it may 
 def grouped_moments(x: Tensor, groups: Tensor, count: int, each: Each = map) -> list[Moments]:
     """Compute the moments of each group of rows.
 
+    Of more than BLOCK examples in segments, merged as a tree that only n shapes: so processes that hold some segments each
+    come to the same bits (see segments).
+
     Args:
         x: (n, d), features.
         groups: (n,), whole numbers in 0..count-1.
@@ -147,7 +152,50 @@ def grouped_moments(x: Tensor, groups: Tensor, count: int, each: Each = map) -> 
         NumericsError: for groups or features that do not fit.
     """
     groups = group_ids(groups, len(x), count)
-    return list(each(lambda g: _moments_of(x, groups == g), range(count)))
+    return list(each(lambda g: _in_segments(x, groups == g), range(count)))
+
+
+def segment_rows(n: int) -> int:
+    """Count the rows of a segment of n examples: whole blocks, as many as make SEGMENTS segments at most."""
+    return BLOCK * max(1, -(-n // (BLOCK * SEGMENTS)))
+
+
+class MergeTree(Generic[Kind]):
+    """Sums of consecutive segments, merged in pairs as they come: which ones depends on their places alone, so that the
+    bits of all together do not depend on who summed what. It holds log2 of the segments, whatever n is."""
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[int, int, Kind]] = []  # place of the first segment, how many, their sums
+
+    def add(self, place: int, size: int, part: Kind) -> None:
+        """Take in the sums of ``size`` segments (a power of two) from ``place`` on, which is right behind those before."""
+        while self.nodes and self.nodes[-1][1] == size and self.nodes[-1][0] % (2 * size) == 0:
+            place, _, before = self.nodes.pop()
+            part, size = before.merge(part), 2 * size
+        self.nodes.append((place, size, part))
+
+    def whole(self) -> Kind:
+        """Merge all that came, from the first segment on. Raises NumericsError where there is nothing."""
+        if not self.nodes:
+            raise NumericsError("there are no sums to merge: add at least one segment.")
+        *before, (_, _, total) = self.nodes
+        for _, _, part in reversed(before):
+            total = part.merge(total)
+        return total
+
+
+def _in_segments(x: Tensor, chosen: Tensor) -> Moments:
+    """Compute the moments of the rows ``chosen`` (n,), bool, segment by segment."""
+    rows, length = chosen.nonzero()[:, 0], segment_rows(len(x))
+    blocks = rows.tensor_split(torch.searchsorted(rows, torch.arange(BLOCK, max(len(x), BLOCK), BLOCK)))
+    tree, many = MergeTree[Moments](), length // BLOCK
+    for place in range(0, len(blocks), many):
+        sums = Summing(x.shape[-1])
+        for block in blocks[place : place + many]:
+            for part in block.split(ROWS):
+                sums.add(x[part])
+        tree.add(place // many, 1, sums.moments())
+    return tree.whole()
 
 
 def _moments_of(x: Tensor, chosen: Tensor) -> Moments:
