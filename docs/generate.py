@@ -406,6 +406,23 @@ def probe_pages() -> str:
     return table(("probe", "question", "trains"), rows)
 
 
+_READS = {
+    "fused sums": "sums of the fused representation",
+    "sums": "sums of it and of each modality's features",
+    "rows": "features of each example",
+}
+
+
+@region("probe-reads")
+def probe_reads() -> str:
+    """A row for each thing that probes read of features: which ones they are, and whether features travel for them."""
+    rows = []
+    for reads, words in _READS.items():
+        names = ", ".join(f"[{n}](probes/{n}.md)" for n, s in _probes().items() if s.reads == reads)
+        rows.append((words, names or "none of these; a probe of your own may", "yes" if reads == "rows" else "no"))
+    return table(("what is read", "by", "features travel"), rows)
+
+
 @region("pictures")
 def pictures() -> str:
     """A row a figure: whose it is, what is drawn as what, and what may be said of it where its intervals allow."""

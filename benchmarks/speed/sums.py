@@ -30,7 +30,7 @@ BATCH, OUTPUTS = 4096, 4
 
 def measure(n: int, d: int) -> dict[str, float]:
     """One process's part of a pass over n examples, whose fused representation has d numbers and is drawn a batch at a
-    time; MB are beyond what inputs and outputs take."""
+    time; MB are beyond what was there before."""
     base, outputs = torch.randn(BATCH, d), torch.zeros(BATCH, OUTPUTS)
     groups = groups_of(n, None)
 
@@ -51,9 +51,7 @@ def measure(n: int, d: int) -> dict[str, float]:
     counted = sum(part.n for part in found.sums.groups[None])
     if counted != n:
         raise SystemExit(f"{counted} of {n} examples were summed.")
-    # All outputs, in pieces and in one; and those of this process, likewise.
-    beside = n * OUTPUTS * 4 * (2 + 2 / world.size) / 1e6
-    return {"seconds": seconds, "grew": (peak - before) / 1e3, "outputs": beside}
+    return {"seconds": seconds, "grew": (peak - before) / 1e3}
 
 
 def start(n: int, d: int, processes: int) -> list[dict[str, float]]:
@@ -85,8 +83,10 @@ def main() -> None:
     print(f"{args.processes} processes, {args.width} wide; a node of the tree is {node:.1f} MB")
     for n in args.examples:
         each = start(n, args.width, args.processes)
-        grew = ", ".join(f"{one['grew']:.0f} MB ({one['outputs']:.0f} of it outputs)" for one in each)
-        print(f"{n:,} examples: {max(one['seconds'] for one in each):.1f} s; memory grew by {grew}")
+        grew, outputs = " and ".join(f"{one['grew']:.0f}" for one in each), n * OUTPUTS * 4 / 1e6
+        print(
+            f"{n:,} examples: {max(one['seconds'] for one in each):.1f} s; memory grew by {grew} MB, outputs {outputs:.0f}"
+        )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class ProcessGroup:
         than one that is not its own. All must take them to the end, and do nothing else together meanwhile.
 
         Args:
-            mine: those of this process, on the CPU.
+            mine: those of this process, of any shape, on the CPU.
             what: they are, for messages.
 
         Yields:
@@ -103,12 +103,12 @@ class ProcessGroup:
             for number, (shape, dtype) in enumerate(some):
                 yield rank, self._broadcast(mine[number] if rank == self.rank else None, shape, dtype, rank)
 
-    def _broadcast(self, own: Tensor | None, shape: Sequence[int], dtype: dtype, rank: int) -> Tensor:
+    def _broadcast(self, sending: Tensor | None, shape: Sequence[int], dtype: dtype, rank: int) -> Tensor:
         """One tensor of the process ``rank``, in all of them."""
         import torch
         import torch.distributed as dist
 
-        value = torch.empty(*shape, dtype=dtype) if own is None else own.contiguous()
+        value = torch.empty(*shape, dtype=dtype) if sending is None else sending.contiguous()
         if self.size > 1:
             with self.in_touch():
                 dist.broadcast(value, src=rank)

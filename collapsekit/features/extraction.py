@@ -193,9 +193,9 @@ class Extraction:
     def _encoded(self, examples: Examples, *, check: bool, reads: Reads = "rows") -> Features:
         self._learn_labels()
         rows, kept = self._batches(examples), _Kept(self.storage, self.adapter.at_input)
-        if self.twin is not None and (theirs := self._theirs(examples, rows, check=check)) is not None:
+        if self.twin is not None and (theirs := _made_by_twin(self, examples, rows, check)) is not None:
             return theirs
-        if reads != "rows" and (summed := self._summed(examples, rows, check, reads)) is not None:
+        if reads != "rows" and (summed := _summed(self, examples, rows, check, reads)) is not None:
             return replace(self._assembled(examples, summed), sums=summed.sums)
         if check and not current().is_main:
             self._pass(examples, rows[0], check)  # to know the model, of whose batches it may get none
@@ -203,50 +203,6 @@ class Extraction:
             kept.add(result)
             self.progress.step(f"encoders over {examples.split}", int(rows[done][-1]) + 1, len(examples.order))
         return self._assembled(examples, kept)
-
-    def _summed(self, examples: Examples, rows: Sequence[Tensor], check: bool, reads: Reads) -> SummedPass | None:
-        """The pass of several processes that keep their features; None where these have to travel all the same."""
-        world, size = current(), len(rows[0])
-        if not worth_summing(len(examples.order), world):
-            return None
-        groups = groups_of(
-            len(examples.order), _units(examples.columns, self.adapter.config.data.group, examples.split)
-        )
-        first = self._pass(examples, rows[0], check)  # every process knows the model
-        widths = widths_to_sum(self.adapter, first, int(groups.max()) + 1, reads)
-        if widths is None:
-            return None
-
-        def batches(begin: int, end: int) -> Iterator[ForwardPass]:
-            for some in rows[begin // size : -(-end // size)]:
-                start = int(some[0])
-                yield cut(self._pass(examples, some, check=False) if start else first, start, begin, end)
-                self.progress.step(f"encoders over {examples.split}", min(int(some[-1]) + 1, end) - begin, end - begin)
-
-        return run_summed(batches, first, groups, widths, self.storage.column(), world)
-
-    def _theirs(self, examples: Examples, rows: Sequence[Tensor], *, check: bool) -> Features | None:
-        """What the twin made of a split, where this model's own pass over its first batch has the same bits, in every
-        process; where only what follows the encoders differs, with that run anew on what they gave."""
-        assert self.twin is not None
-        made = self.twin.passes._made.get(examples.split)
-        if made is None or made.sums is not None or (self.twin.changed and not self.twin.keeps_encoders(self.adapter)):
-            return None
-        first = self._pass(examples, rows[0], check)
-        if not self.twin.changed:
-            alike = _encoded_alike(first, made, rows[0]) and _answered_alike(first.prediction, made, rows[0])
-            return made if self._all(alike, examples) else None
-        # The last batch too, as it may be of another size.
-        ends = [(first, rows[0]), *([(self._pass(examples, rows[-1], check=False), rows[-1])] if len(rows) > 1 else [])]
-        if not self._all(all(_encoded_alike(one, made, some) for one, some in ends), examples):
-            return None
-        fused, outputs = self.storage.column(), self.storage.column()
-        for answer in current().map(lambda some: self._answer(examples, made, some), rows):
-            fused.append(answer.fused)
-            outputs.append(answer.outputs)
-        found = replace(made, fused=fused.tensor(), outputs=outputs.tensor(), sibling=self.of)
-        alike = all(_answered_alike(one.prediction, found, some) for one, some in ends)
-        return found if self._all(alike, examples) else None
 
     def _learn_labels(self) -> None:
         """Let the task see the labels of all splits first, where it wants to."""
@@ -332,6 +288,52 @@ class Extraction:
             leaking=find_leaking(adapter, {k: columns[k][:FEW] for k in adapter.columns}),
             units=_units(columns, data.group, split),
         )
+
+
+def _summed(
+    run: Extraction, examples: Examples, rows: Sequence[Tensor], check: bool, reads: Reads
+) -> SummedPass | None:
+    """The pass of several processes that keep their features; None where these have to travel all the same."""
+    world, size = current(), len(rows[0])
+    if not worth_summing(len(examples.order), world):
+        return None
+    groups = groups_of(len(examples.order), _units(examples.columns, run.adapter.config.data.group, examples.split))
+    first = run._pass(examples, rows[0], check)  # every process knows the model
+    widths = widths_to_sum(run.adapter, first, int(groups.max()) + 1, reads)
+    if widths is None:
+        return None
+
+    def batches(begin: int, end: int) -> Iterator[ForwardPass]:
+        for some in rows[begin // size : -(-end // size)]:
+            start = int(some[0])
+            yield cut(run._pass(examples, some, check=False) if start else first, start, begin, end)
+            run.progress.step(f"encoders over {examples.split}", min(int(some[-1]) + 1, end) - begin, end - begin)
+
+    return run_summed(batches, first, groups, widths, run.storage.column(), world)
+
+
+def _made_by_twin(run: Extraction, examples: Examples, rows: Sequence[Tensor], check: bool) -> Features | None:
+    """What the twin made of a split, where this model's own pass over its first batch has the same bits, in every
+    process; where only what follows the encoders differs, with that run anew on what they gave."""
+    assert run.twin is not None
+    made = run.twin.passes._made.get(examples.split)
+    if made is None or made.sums is not None or (run.twin.changed and not run.twin.keeps_encoders(run.adapter)):
+        return None
+    first = run._pass(examples, rows[0], check)
+    if not run.twin.changed:
+        alike = _encoded_alike(first, made, rows[0]) and _answered_alike(first.prediction, made, rows[0])
+        return made if run._all(alike, examples) else None
+    # The last batch too, as it may be of another size.
+    ends = [(first, rows[0]), *([(run._pass(examples, rows[-1], check=False), rows[-1])] if len(rows) > 1 else [])]
+    if not run._all(all(_encoded_alike(one, made, some) for one, some in ends), examples):
+        return None
+    fused, outputs = run.storage.column(), run.storage.column()
+    for answer in current().map(lambda some: run._answer(examples, made, some), rows):
+        fused.append(answer.fused)
+        outputs.append(answer.outputs)
+    found = replace(made, fused=fused.tensor(), outputs=outputs.tensor(), sibling=run.of)
+    alike = all(_answered_alike(one.prediction, found, some) for one, some in ends)
+    return found if run._all(alike, examples) else None
 
 
 def _need_shape(adapter: Adapter, examples: Examples, start: int, stop: int, prediction: Prediction) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from collapsekit.adapters.base import Activations, Adapter, ForwardPass
 from collapsekit.distributed.process_group import ProcessGroup
 from collapsekit.features.features import Sums
+from collapsekit.features.segments import GroupMoments, GroupSums, merge_shares, share_of
 from collapsekit.io.spill import SpillColumn
 from collapsekit.registry import Reads
 from collapsekit.stats.linalg import moments
 from collapsekit.stats.linalg.moments import KEEP, Moments, segment_rows
-from collapsekit.stats.linalg.segments import GroupMoments, GroupSums, merge_shares, share_of
 
 
 def worth_summing(n: int, world: ProcessGroup) -> bool:
@@ -58,7 +58,7 @@ def widths_to_sum(adapter: Adapter, first: ForwardPass, count: int, reads: Reads
 
 
 @dataclass
-class Shape:
+class RowShape:
     """A column of which nothing but the shape of a row is kept; it looks as a SpillColumn does."""
 
     rows: int
@@ -73,9 +73,9 @@ class Shape:
 class SummedPass:
     """What all processes know of a pass whose features were summed."""
 
-    recorded: dict[str, list[Shape]]
-    pooled: dict[str, Shape]
-    fused: Shape
+    recorded: dict[str, list[RowShape]]
+    pooled: dict[str, RowShape]
+    fused: RowShape
     outputs: SpillColumn
     sums: Sums
 
@@ -120,9 +120,9 @@ def run_summed(
         outputs.append(part)
     concatenated = columns.concatenated(world)
     return SummedPass(
-        {m: [Shape(n, t) for t in r] for m, r in first.recorded.items()},
-        {m: Shape(n, x) for m, x in first.pooled.items()},
-        Shape(n, first.prediction.fused),
+        {m: [RowShape(n, t) for t in r] for m, r in first.recorded.items()},
+        {m: RowShape(n, x) for m, x in first.pooled.items()},
+        RowShape(n, first.prediction.fused),
         outputs,
         Sums({key: _merged(own, world) for key, own in sums.items()}, concatenated),
     )
@@ -191,7 +191,17 @@ class _Columns:
 
 
 def cut(result: ForwardPass, start: int, first: int, last: int) -> ForwardPass:
-    """Cut a pass over rows from ``start`` on to those from ``first`` to before ``last``."""
+    """Cut a pass to some of its rows.
+
+    Args:
+        result: the pass.
+        start: the first row that it is over.
+        first: the first row that is wanted.
+        last: the row behind the last that is wanted.
+
+    Returns:
+        The pass over the wanted rows, without what was recorded.
+    """
     rows = slice(max(0, first - start), max(0, last - start))
     prediction = type(result.prediction)(result.prediction.fused[rows], result.prediction.outputs[rows])
     pooled = {m: x[rows] for m, x in result.pooled.items()}

@@ -7,12 +7,14 @@ single module's forward; sums are taken once a step, whatever is accumulated.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from collapsekit.distributed.process_group import ProcessGroup
 from collapsekit.repairs.training.job import Stage, Step
+from collapsekit.repairs.training.snapshots import Snapshots
 
 
 class Whole:
@@ -46,13 +48,20 @@ class Whole:
         """Compute the stage's held-out loss."""
         return self.stage.held()
 
-    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return tensors of any shape as a snapshot holds them: whole, and at least on the first process."""
-        return tensors
+    def save(self, kept: Snapshots, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Keep the snapshot of a stage.
 
-    def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return tensors of a snapshot, of any shape, as they lie here."""
-        return tensors
+        Args:
+            kept: The snapshots.
+            number: The number of the stage.
+            tensors: Tensors of any shape as they lie here, by name.
+            about: What else is kept, as JSON can hold it.
+        """
+        kept.save(number, tensors, about)
+
+    def load(self, kept: Snapshots, number: int) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
+        """Load the tensors of a stage's snapshot, of any shape, as they lie here; None where nothing was kept."""
+        return kept.load(number)
 
     def finish(self) -> None:
         """Leave the stage's module as whole as it was before, in eval mode."""

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from collapsekit.config.options import Training
 from collapsekit.distributed.process_group import ProcessGroup, current
 from collapsekit.errors import ConfigError
+from collapsekit.io.shards import Rows
+from collapsekit.io.transfer import named_to_cpu
 from collapsekit.repairs.training.data_parallel import Whole, summed
 from collapsekit.repairs.training.fsdp_units import units_of
 from collapsekit.repairs.training.job import Job, Stage, Step
+from collapsekit.repairs.training.snapshots import Snapshots
 from collapsekit.user_code.frames import one_line
 
 T = TypeVar("T")
@@ -203,25 +206,62 @@ class Sharded(Whole):
         with self._unsharded():
             return super().held()
 
-    def gathered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def save(self, kept: Snapshots, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        if kept.seen_by_all():
+            kept.save_shares(number, self._own(tensors), about)
+            return
         out = {}
         for name, value in tensors.items():  # one after the other: of each there is a whole copy for a moment
             whole = _full(value)
             if self.world.is_main:
                 out[name] = whole.cpu()
-        return out
+        kept.save(number, out, about)
 
-    def scattered(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        from torch.distributed.tensor import DTensor, distribute_tensor
+    def load(self, kept: Snapshots, number: int) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
+        from torch.distributed.tensor import DTensor
 
-        weights, out = self.stage.module.state_dict(), {}
-        for name, value in tensors.items():
-            part, _, key = name.partition("/")
-            like = self.parameters[int(key.partition(".")[0])] if part == "optimizer" else weights[key]
-            if isinstance(like, DTensor) and value.shape == like.shape:  # not the number of steps
-                value = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+        found = kept.load_shares(number, self._rows)
+        if found is None:
+            return None
+        out = {}
+        for name, value in found[0].items():
+            like = self._like(name)
+            if isinstance(like, DTensor) and value.ndim == like.ndim:  # not the number of steps
+                value = DTensor.from_local(
+                    value.to(like.device),
+                    like.device_mesh,
+                    like.placements,
+                    run_check=False,
+                    shape=like.shape,
+                    stride=like.stride(),
+                )
             out[name] = value
-        return out
+        return out, found[1]
+
+    def _own(self, tensors: Mapping[str, Tensor]) -> dict[str, Rows]:
+        """The rows that this process holds; of what is whole, on the first one."""
+        from torch.distributed.tensor import DTensor
+
+        sharded = {k: v for k, v in tensors.items() if isinstance(v, DTensor)}
+        local = {k: v.to_local() for k, v in sharded.items()}
+        local |= {k: v for k, v in tensors.items() if k not in sharded and self.world.is_main}
+        return {
+            k: Rows(v, _range(len(tensors[k]), self.world)[0] if k in sharded else 0, tuple(tensors[k].shape))
+            for k, v in named_to_cpu(local).items()
+        }
+
+    def _rows(self, name: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Which rows of a snapshot's tensor this process is to hold; None: all."""
+        from torch.distributed.tensor import DTensor
+
+        like = self._like(name)
+        return _range(shape[0], self.world) if isinstance(like, DTensor) and shape == tuple(like.shape) else None
+
+    def _like(self, name: str) -> Tensor:
+        """The weight that a snapshot's tensor is, or is about."""
+        part, _, key = name.partition("/")
+        weights: Mapping[str, Tensor] = self.stage.module.state_dict()
+        return self.parameters[int(key.partition(".")[0])] if part == "optimizer" else weights[key]
 
     def finish(self) -> None:
         super().finish()
@@ -244,6 +284,12 @@ class _Root(nn.Module):
 
     def forward(self, run: Callable[[], T]) -> T:
         return run()
+
+
+def _range(rows: int, world: ProcessGroup) -> tuple[int, int]:
+    """From which row to before which this process holds so many: as torch.chunk parts them."""
+    each = -(-rows // world.size)
+    return min(world.rank * each, rows), min((world.rank + 1) * each, rows)
 
 
 def _shareable(parameter: nn.Parameter, among: Sequence[nn.Parameter]) -> bool:

@@ -94,7 +94,7 @@ class _StageRun:
 
     def all(self) -> LossCurve:
         """Train to the end; the module is left with the weights that are kept, in eval mode."""
-        found = self.kept.load(self.number)
+        found = self.lay.load(self.kept, self.number)
         if found is not None:
             self._go_on(*found)
         else:
@@ -235,10 +235,10 @@ class _StageRun:
             tensors |= {f"best/{k}": v for k, v in self.best.items()} | {
                 f"optimizer/{k}": v for k, v in moments.items()
             }
-        self.kept.save(self.number, self.lay.gathered(tensors), {**vars(state), "done": done, "stage": self.stage.name})
+        self.lay.save(self.kept, self.number, tensors, {**vars(state), "done": done, "stage": self.stage.name})
 
-    def _go_on(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        parts = _parted(self.lay.scattered(tensors))
+    def _go_on(self, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
+        parts = _parted(tensors)
         put_back(self.stage.module, parts["now"])
         self.state = TrainingState(**{k: v for k, v in about.items() if k not in ("done", "stage")})
         self.state.history = [(e, t, h) for e, t, h in self.state.history]

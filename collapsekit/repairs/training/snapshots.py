@@ -3,12 +3,10 @@ executing anything."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,26 @@ from torch import Tensor, nn
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, RefusedError
 from collapsekit.io.files import reason, write_atomic
+from collapsekit.io.shards import (
+    INDEX,
+    Rows,
+    digest_of,
+    need_regular,
+    open_shards,
+    read_index,
+    shard_name,
+    write_index,
+    write_shard,
+)
 from collapsekit.io.transfer import named_to_cpu
 from collapsekit.repairs.training.behaviour import Behaviour
 
-# The latter: of write_atomic.
-_OURS = re.compile(r"stage\d+b?\.safetensors|\.stage\d+b?\.safetensors\.[0-9a-f]+")
+_NAME = r"stage\d+b?(\.safetensors|\.index\.json|-\d{5}-of-\d{5}\.safetensors)"
+_SEEN = "seen"  # a file that is there for a moment
+_OURS = re.compile(rf"\.?({_NAME}|{_SEEN})(\.[0-9a-f]+)?")  # the latter: of write_atomic
 _BEHAVIOUR = "behaviour/"  # what the names of a model's answers begin with
+
+RowsOf = Callable[[str, tuple[int, ...]], tuple[int, int] | None]
 
 
 class _DamagedError(Exception):
@@ -35,11 +47,11 @@ class _DamagedError(Exception):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """One file, as it was written."""
+    """One file, or an index and its shards, as it was written."""
 
     path: Path
     number: int  # the how-manieth of its stage
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # of shards none until they are asked for
     about: dict[str, Any]
 
 
@@ -60,7 +72,8 @@ class Snapshots:
     ) -> None:
         self.folder, self.identity = folder, json.dumps(identity, sort_keys=True, allow_nan=False)
         self.behaviour, self.note = behaviour, note
-        self._newest: dict[int, tuple[Path, int]] = {}
+        self._newest: dict[int, tuple[Path, int]] = {}  # as ``paths`` has it, also where it is in shards
+        self._seen: bool | None = None
 
     def paths(self, stage: int) -> tuple[Path, Path]:
         """Return the paths of the two of stage number ``stage``; the first one is written first."""
@@ -79,18 +92,71 @@ class Snapshots:
         """
 
         def write() -> None:
-            newest, number = self._newest.get(stage) or self._numbered(stage)
-            path = next(p for p in self.paths(stage) if p != newest)
+            path, metadata = self._next(stage, about)
             plain = {k: v.contiguous().clone() for k, v in named_to_cpu(dict(sorted(tensors.items()))).items()}
-            metadata = {"about": json.dumps(about, allow_nan=False), "identity": self.identity}
-            metadata |= {"stage": str(stage), "number": str(number + 1)}
-            if self.behaviour is not None:
-                plain |= {_BEHAVIOUR + k: v for k, v in self.behaviour.tensors.items()}
-                metadata |= {"device": self.behaviour.device, "dtype": self.behaviour.dtype}
-            write_atomic(path, save(plain, {**metadata, "sha256": _digest(plain, metadata)}))
-            self._newest[stage] = path, number + 1
+            plain |= self._answers()
+            write_atomic(path, save(plain, {**metadata, "sha256": digest_of(sorted(plain.items()), metadata)}))
+            remove_sharded(path)
+            self._newest[stage] = path, int(metadata["number"])
 
         current().on_main(write)
+
+    def save_shares(self, stage: int, own: Mapping[str, Rows], about: Mapping[str, Any]) -> None:
+        """Replace the older one of a stage by shards, of which each process writes what it holds.
+
+        Only where ``seen_by_all``. The index comes last: until then the older one is gone, and the newer one whole.
+
+        Args:
+            stage: The number of the stage, from 0.
+            own: The rows that this process holds of each tensor; of what is whole, on the first process alone.
+            about: What else is kept, as JSON can hold it.
+
+        Raises:
+            ConfigError: Where one of them cannot write.
+        """
+        world = current()
+
+        def begin() -> tuple[str, dict[str, str]]:
+            path, metadata = self._next(stage, about)
+            place_index(path).unlink(missing_ok=True)
+            return path.stem, metadata
+
+        stem, metadata = world.on_main(begin)
+        path = self.folder / shard_name(stem, world.rank, world.size)
+        answers = {k: Rows(v, 0, tuple(v.shape)) for k, v in self._answers().items()} if world.is_main else {}
+        written = world.each(lambda: write_shard(path, {**own, **answers}, metadata), "a share of a snapshot")
+
+        def end() -> None:
+            place = self.folder / f"{stem}.safetensors"
+            write_index(place_index(place), written, metadata)
+            place.unlink(missing_ok=True)
+            remove_sharded(place, but=[shard.file for shard, _ in written])
+            self._newest[stage] = place, int(metadata["number"])
+
+        world.on_main(end)
+
+    def seen_by_all(self) -> bool:
+        """Tell whether all processes write to one folder; where not, which is noted, the first one gathers and writes."""
+        if self._seen is None:
+            self._seen = _is_shared(self.folder)
+            if not self._seen and current().is_main:
+                self.note(
+                    f"{self.folder} is not one folder for all processes: the first one gathers what is snapshotted, and "
+                    "writes it."
+                )
+        return self._seen
+
+    def _next(self, stage: int, about: Mapping[str, Any]) -> tuple[Path, dict[str, str]]:
+        """Where the next one of a stage goes, and what is said of it."""
+        newest, number = self._newest.get(stage) or _numbered(self._all_paths(stage))
+        metadata = {"about": json.dumps(about, allow_nan=False), "identity": self.identity}
+        metadata |= {"stage": str(stage), "number": str(number + 1)}
+        if self.behaviour is not None:
+            metadata |= {"device": self.behaviour.device, "dtype": self.behaviour.dtype}
+        return next(p for p in self.paths(stage) if p != newest), metadata
+
+    def _answers(self) -> dict[str, Tensor]:
+        return {} if self.behaviour is None else {_BEHAVIOUR + k: v for k, v in self.behaviour.tensors.items()}
 
     def load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Load the newest of a stage that is whole, tensors of any shape by name; None where nothing was kept.
@@ -98,14 +164,58 @@ class Snapshots:
         Raises RefusedError where none is whole, ConfigError where they are of another repair, or of a model that
         answered otherwise.
         """
-        return current().on_main(lambda: self._load(stage))
 
-    def _load(self, stage: int) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        def found() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+            newest = self._chosen(stage)
+            if newest is None:
+                return None
+            sharded = newest.path.name.endswith(INDEX)
+            return _from_shards(newest.path) if sharded else newest.tensors, newest.about
+
+        return current().on_main(found)
+
+    def load_shares(self, stage: int, rows: RowsOf) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Load the newest of a stage as ``load`` does, of each tensor the rows that this process is to hold.
+
+        Args:
+            stage: The number of the stage, from 0.
+            rows: Says of a tensor's name and shape from which row to before which it is held here; None: all.
+
+        Returns:
+            Tensors by name, and what else was kept; None where nothing was.
+
+        Raises:
+            RefusedError, ConfigError: As ``load``.
+        """
+        world = current()
+
+        def told() -> tuple[str, dict[str, Any]] | None:
+            newest = self._chosen(stage)
+            return None if newest is None else (newest.path.name, newest.about)
+
+        if not self.seen_by_all():
+            whole = self.load(stage)
+            if whole is None:
+                return None
+            wanted = {k: rows(k, tuple(v.shape)) for k, v in whole[0].items()}
+            return {k: v if (part := wanted[k]) is None else v[slice(*part)] for k, v in whole[0].items()}, whole[1]
+        found, own = world.on_main(told), dict[str, Tensor]()
+        if found is None:
+            return None
+        path = self.folder / found[0]
+
+        def read() -> None:
+            own.update(_from_shards(path, rows) if path.name.endswith(INDEX) else _from_file(path, rows))
+
+        world.each(read, "a share of a snapshot")
+        return own, found[1]
+
+    def _chosen(self, stage: int) -> _Snapshot | None:
         whole, damaged, others = list[_Snapshot](), dict[Path, str](), list[ConfigError]()
-        for path in self.paths(stage):
+        for path in self._all_paths(stage):
             try:
                 if os.path.lexists(path):
-                    whole.append(self._read(path, stage))
+                    whole.append(_read(self, path, stage))
             except _DamagedError as e:
                 damaged[path] = str(e)
             except ConfigError as e:
@@ -125,64 +235,12 @@ class Snapshots:
                 f"{path} is damaged ({why}): going on from the other one that was kept, {found.path.name}; what was "
                 "trained since is trained again."
             )
-        self._newest[stage] = found.path, found.number
-        return found.tensors, found.about
+        self._newest[stage] = place_file(found.path), found.number
+        return found
 
-    def _read(self, path: Path, stage: int) -> _Snapshot:
-        """A snapshot, whose content is what was written. Raises _DamagedError, or ConfigError where it is whole but not of
-        this repair, or of a model that answered otherwise."""
-        try:
-            known, tensors = _opened(path)
-            if "sha256" not in known and "about" in known:
-                raise _DamagedError(
-                    "an earlier version of collapsekit kept it, without a digest that would show damage"
-                )
-            if known["sha256"] != _digest(tensors, {k: v for k, v in known.items() if k != "sha256"}):
-                raise _DamagedError("its content is not what was written")
-            if known["stage"] != str(stage):
-                raise _DamagedError(f"it is of stage {known['stage']}")
-            about, identity, number = json.loads(known["about"]), known["identity"], int(known["number"])
-        except OSError as e:
-            raise _DamagedError(reason(e)) from None
-        except (SafetensorError, KeyError, ValueError) as e:
-            raise _DamagedError(str(e)) from None
-        if identity != self.identity:
-            raise ConfigError(
-                f"{path} is of another repair ({_differing(identity, self.identity)} differ): repeat its command, or "
-                "start anew with --force."
-            )
-        answers = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_BEHAVIOUR)}
-        if self.behaviour is not None:
-            theirs = {k.removeprefix(_BEHAVIOUR): v for k, v in answers.items()}
-            self._compare(path, Behaviour(known.get("device", ""), known.get("dtype", ""), theirs))
-        return _Snapshot(path, number, tensors, about)
-
-    def _compare(self, path: Path, theirs: Behaviour) -> None:
-        """Whether the model answers as it did. Raises ConfigError."""
-        ours = self.behaviour
-        assert ours is not None
-        odd = ours.differs(theirs)
-        if odd is not None:
-            raise ConfigError(
-                f"{path} was made with a model whose {odd}: put the model's code back as it was, or start anew with --force."
-            )
-        if ours.device != theirs.device:
-            self.note(
-                f"{path.name} was made on {theirs.device}: going on on {ours.device} changes the weights by rounding."
-            )
-
-    def _numbered(self, stage: int) -> tuple[Path | None, int]:
-        """The newest file of a stage by what its header says, and its number."""
-        found: list[tuple[int, Path | None]] = [(0, None)]
-        for path in self.paths(stage):
-            try:
-                _need_regular(path)
-                with safe_open(str(path), framework="pt", device="cpu") as file:
-                    found.append((int((file.metadata() or {})["number"]), path))
-            except (SafetensorError, OSError, KeyError, ValueError):
-                continue
-        number, newest = max(found, key=lambda each: each[0])
-        return newest, number
+    def _all_paths(self, stage: int) -> list[Path]:
+        """Where one of a stage may lie: a file each, or an index of shards."""
+        return [path for file in self.paths(stage) for path in (file, place_index(file))]
 
     def clear(self) -> None:
         """Remove every stage's files, what a killed write left beside them, and the folder where nothing else is in it."""
@@ -196,25 +254,135 @@ class Snapshots:
             self.folder.rmdir()
 
 
-def _need_regular(path: Path) -> None:
-    """Opening a pipe would wait for a writer for ever. Raises OSError."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is not a regular file")
+def _read(kept: Snapshots, path: Path, stage: int) -> _Snapshot:
+    """A snapshot, whose content is what was written. Raises _DamagedError, or ConfigError where it is whole but not of
+    this repair, or of a model that answered otherwise."""
+    try:
+        known, tensors = _checked(path) if path.name.endswith(INDEX) else _opened(path)
+        if "sha256" not in known and "about" in known:
+            raise _DamagedError("an earlier version of collapsekit kept it, without a digest that would show damage")
+        said = {k: v for k, v in known.items() if k != "sha256"}
+        if not path.name.endswith(INDEX) and known["sha256"] != digest_of(sorted(tensors.items()), said):
+            raise _DamagedError("its content is not what was written")
+        if known["stage"] != str(stage):
+            raise _DamagedError(f"it is of stage {known['stage']}")
+        about, identity, number = json.loads(known["about"]), known["identity"], int(known["number"])
+    except OSError as e:
+        raise _DamagedError(reason(e)) from None
+    except (SafetensorError, KeyError, ValueError) as e:
+        raise _DamagedError(str(e)) from None
+    if identity != kept.identity:
+        raise ConfigError(
+            f"{path} is of another repair ({_differing(identity, kept.identity)} differ): repeat its command, or "
+            "start anew with --force."
+        )
+    answers = {k: tensors.pop(k) for k in list(tensors) if k.startswith(_BEHAVIOUR)}
+    if kept.behaviour is not None:
+        theirs = {k.removeprefix(_BEHAVIOUR): v for k, v in answers.items()}
+        _compare(kept, path, Behaviour(known.get("device", ""), known.get("dtype", ""), theirs))
+    return _Snapshot(path, number, tensors, about)
+
+
+def _compare(kept: Snapshots, path: Path, theirs: Behaviour) -> None:
+    """Whether the model answers as it did. Raises ConfigError."""
+    ours = kept.behaviour
+    assert ours is not None
+    odd = ours.differs(theirs)
+    if odd is not None:
+        raise ConfigError(
+            f"{path} was made with a model whose {odd}: put the model's code back as it was, or start anew with --force."
+        )
+    if ours.device != theirs.device:
+        kept.note(
+            f"{path.name} was made on {theirs.device}: going on on {ours.device} changes the weights by rounding."
+        )
+
+
+def place_index(file: Path) -> Path:
+    """Say where the index is of what would be in ``file``, were it in shards."""
+    return file.with_name(file.stem + INDEX)
+
+
+def place_file(path: Path) -> Path:
+    """Say of an index which file's place it takes; of a file, itself."""
+    return path.with_name(path.name.removesuffix(INDEX) + ".safetensors") if path.name.endswith(INDEX) else path
+
+
+def remove_sharded(file: Path, but: Sequence[str] = ()) -> None:
+    """Remove the shards of what would be in ``file``, and, where none of them is to stay, their index."""
+    if not but:
+        place_index(file).unlink(missing_ok=True)
+    for shard in file.parent.glob(f"{file.stem}-*-of-*.safetensors"):
+        if shard.name not in but and _OURS.fullmatch(shard.name):
+            shard.unlink()
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether all processes find in a folder what the first one writes."""
+    world, place = current(), folder / _SEEN
+    said = world.on_main(lambda: write_atomic(place, os.urandom(16).hex()).read_text())
+    found = all(world.each(lambda: _says(place, said), "a file that all see"))
+    world.on_main(lambda: place.unlink(missing_ok=True))
+    return found
+
+
+def _says(place: Path, text: str) -> bool:
+    try:
+        return place.read_text() == text
+    except OSError:
+        return False
 
 
 def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    _need_regular(path)
+    need_regular(path)
     with safe_open(str(path), framework="pt", device="cpu") as file:
         return dict(file.metadata() or {}), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all that a snapshot holds."""
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True, allow_nan=False).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(value.dtype), list(value.shape)], allow_nan=False).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _checked(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What is said of shards that are what was written, and of their tensors the model's answers alone."""
+    with open_shards(path) as shards:
+        shards.need_written()
+        names = [name for name in shards.index.tensors if name.startswith(_BEHAVIOUR)]
+        return {**shards.index.metadata, "sha256": ""}, {name: shards.rows(name) for name in names}
+
+
+def _from_shards(path: Path, rows: RowsOf = lambda _name, _shape: None) -> dict[str, Tensor]:
+    """Tensors of an index, or of each the rows that are asked for."""
+    with open_shards(path) as shards:
+        kept = {k: place for k, place in shards.index.tensors.items() if not k.startswith(_BEHAVIOUR)}
+        return {k: shards.rows(k, rows(k, tuple(place.shape))) for k, place in kept.items()}
+
+
+def _from_file(path: Path, rows: RowsOf) -> dict[str, Tensor]:
+    """Of each tensor of a file the rows that are asked for."""
+    with safe_open(str(path), framework="pt", device="cpu") as file:
+        names = [k for k in file.keys() if not k.startswith(_BEHAVIOUR)]  # noqa: SIM118 - not a mapping
+        wanted = {k: rows(k, tuple(file.get_slice(k).get_shape())) for k in names}
+        return {k: file.get_tensor(k) if part is None else _some(file.get_slice(k), part) for k, part in wanted.items()}
+
+
+def _some(rows: Any, part: tuple[int, int]) -> Tensor:
+    """Some rows of a slice of a file; it gives no part without any."""
+    found: Tensor = rows[slice(*part)] if part[0] < part[1] else rows[:1][:0]
+    return found
+
+
+def _numbered(paths: Iterable[Path]) -> tuple[Path | None, int]:
+    """The newest of the files and indexes by what their headers say, as a file, and its number."""
+    found: list[tuple[int, Path | None]] = [(0, None)]
+    for path in paths:
+        try:
+            need_regular(path)
+            if path.name.endswith(INDEX):
+                found.append((int(read_index(path).metadata["number"]), place_file(path)))
+                continue
+            with safe_open(str(path), framework="pt", device="cpu") as file:
+                found.append((int((file.metadata() or {})["number"]), path))
+        except (SafetensorError, OSError, KeyError, ValueError):
+            continue
+    number, newest = max(found, key=lambda each: each[0])
+    return newest, number
 
 
 def _differing(theirs: str, ours: str) -> str:

@@ -137,7 +137,7 @@ def grouped_moments(x: Tensor, groups: Tensor, count: int, each: Each = map) -> 
     """Compute the moments of each group of rows.
 
     Of more than BLOCK examples in segments, merged as a tree that only n shapes: so processes that hold some segments each
-    come to the same bits (see segments).
+    come to the same bits (collapsekit/features/segments.py).
 
     Args:
         x: (n, d), features.
@@ -168,7 +168,13 @@ class MergeTree(Generic[Kind]):
         self.nodes: list[tuple[int, int, Kind]] = []  # place of the first segment, how many, their sums
 
     def add(self, place: int, size: int, part: Kind) -> None:
-        """Take in the sums of ``size`` segments (a power of two) from ``place`` on, which is right behind those before."""
+        """Take in the sums of some segments.
+
+        Args:
+            place: of the first of them, which is right behind those before.
+            size: how many, a power of two.
+            part: their sums.
+        """
         while self.nodes and self.nodes[-1][1] == size and self.nodes[-1][0] % (2 * size) == 0:
             place, _, before = self.nodes.pop()
             part, size = before.merge(part), 2 * size

@@ -23,20 +23,29 @@ class GroupMoments:
         return GroupMoments(tuple(a.merge(b) for a, b in zip(self.parts, other.parts, strict=True)))
 
     def packed(self) -> Tensor:
-        """Lay all of it out as numbers (groups, 1 + d + d²), float64: counts, means, scatters."""
+        """Lay all of it out as numbers of shape (groups, 1 + d + d²), float64: counts, means, scatters."""
         return torch.stack(
             [torch.cat([torch.tensor([p.n], dtype=torch.float64), p.mean, p.scatter.flatten()]) for p in self.parts]
         )
 
     @classmethod
     def unpacked(cls, numbers: Tensor) -> GroupMoments:
-        """Read what ``packed`` laid out, (groups, 1 + d + d²); it shares memory with it."""
+        """Read what ``packed`` laid out, of shape (groups, 1 + d + d²); it shares memory with it."""
         d = next(d for d in range(numbers.shape[1]) if 1 + d + d * d == numbers.shape[1])
         return cls(tuple(Moments(int(row[0]), row[1 : 1 + d], row[1 + d :].view(d, d)) for row in numbers))
 
 
 def share_of(n: int, rank: int, size: int) -> tuple[int, int]:
-    """Say which of n rows the ``rank``-th of ``size`` processes sums: from the first to before the last, whole segments."""
+    """Say which rows a process sums: whole segments, as many as others do, but for one.
+
+    Args:
+        n: rows in all.
+        rank: which process.
+        size: how many processes.
+
+    Returns:
+        The first of its rows, and the one behind the last.
+    """
     length = segment_rows(n)
     count = -(-n // length)
     first, last = (count * r // size * length for r in (rank, rank + 1))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from collapsekit.errors import NumericsError
+from collapsekit.features.segments import GroupMoments, GroupSums, merge_shares, share_of
 from collapsekit.stats.linalg import moments
 from collapsekit.stats.linalg.moments import MergeTree, Moments, Summing, grouped_moments, segment_rows
-from collapsekit.stats.linalg.segments import GroupMoments, GroupSums, merge_shares, share_of
 
 THOROUGH = settings(max_examples=60, deadline=None, derandomize=True)
 
