@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.inserts import WrappedEncoder, insert
 from collapsekit.adapters.live.unwrap import check_live
+from collapsekit.adapters.weights.offloaded import is_dispatched
 from collapsekit.config.imports import import_callable, importable_from
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError, did_you_mean
@@ -137,10 +138,13 @@ def need_same_architecture(model: nn.Module, built: nn.Module, factory: str) -> 
 
 
 def to_eval(model: nn.Module, device: torch.device) -> None:
-    """Bring the model onto the device and into eval mode. Raises ConfigError where its own code does not let it."""
+    """Bring the model onto the device and into eval mode; one that is dispatched over devices stays where it is.
+
+    Raises ConfigError where its own code does not let it.
+    """
     try:
         with user_code("the model's eval"):
-            model.to(device).eval()
+            (model if is_dispatched(model) else model.to(device)).eval()
     except ConfigError:
         raise
     except Exception as e:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from collapsekit.adapters.base import Activations, Adapter
+from collapsekit.adapters.weights.offloaded import weights_of
 from collapsekit.features.features import Features
 from collapsekit.interventions.gradients import LAYERS, SCOUT, entering
 
@@ -65,7 +66,7 @@ def find_blocks(adapter: Adapter, recorded: Features, seed: int) -> FusionBlocks
 def _measured(
     name: str, layer: nn.Linear | _ConvNd, moved: Mapping[str, Tensor], modalities: tuple[str, ...]
 ) -> FusionBlocks:
-    weight = layer.weight.detach().cpu().double()
+    weight = weights_of(layer).detach().cpu().double()
     blocks, reasons = {}, {}
     inputs = 1 if isinstance(layer, nn.Linear) or not layer.transposed else 0
     for m in modalities:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
+from collapsekit.adapters.weights.offloaded import find_offloaded, weights_of
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NumericsError
 from collapsekit.features.batching import CHUNK
@@ -44,7 +45,7 @@ class FusionLayer:
     def matrix(self) -> Tensor:
         """The layer's weights (o, d), float64, on the CPU; there has to be a layer."""
         assert self.layer is not None
-        return self.layer.weight.detach().cpu().double()
+        return weights_of(self.layer).detach().cpu().double()
 
 
 @contextlib.contextmanager
@@ -160,8 +161,12 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
         The layer, or why there is none whose weights are a matrix times its input.
 
     Raises:
-        NumericsError: where the loss reaches no weights outside the encoders.
+        NumericsError: where the loss reaches no weights outside the encoders, or these wait elsewhere until they are used.
     """
+    if find_offloaded(adapter.model):
+        raise NumericsError(
+            "the model's weights are offloaded, so that they have no gradient: dispatch it over devices that hold all of it"
+        )
     encoders = {id(s) for m in features.modalities for s in adapter.encoder_module(m).modules()}
     modules = {k: s for k, s in adapter.model.named_modules() if isinstance(s, LAYERS) and id(s) not in encoders}
     other, rows = marginal_samples(len(features), 1, seed, features.alike)[0], torch.arange(min(SCOUT, len(features)))

@@ -15,6 +15,7 @@ import torch
 from collapsekit import registry
 from collapsekit.adapters.base import Adapter
 from collapsekit.adapters.build import seed_everything
+from collapsekit.adapters.weights.offloaded import is_dispatched
 from collapsekit.config.options import DiagnoseOptions, RepairOptions, RunOptions
 from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress, Stages
@@ -217,8 +218,13 @@ def check_built(
         options: of all methods.
 
     Raises:
-        CollapsekitError: for a modality, a submodule to freeze or a split that is not there.
+        CollapsekitError: for a modality, a submodule to freeze or a split that is not there, and for a model over devices.
     """
+    if is_dispatched(adapter.model):
+        raise ConfigError(
+            f"{request.config.origin} builds a model that is dispatched over devices (accelerate), which can be diagnosed "
+            "but not trained: build it on one device, or repair by several processes with --fsdp."
+        )
     check_modalities(options, request.config, adapter.modalities)
     check_named(modalities or (), adapter.modalities)
     for split in FITTED:

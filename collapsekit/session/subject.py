@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.adapters.weights.offloaded import find_offloaded, read_offloaded
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.io.hub import name_of
 from collapsekit.io.transfer import stream_to_cpu
@@ -70,7 +71,9 @@ def _bytes(value: Tensor) -> bytes:
 def _weights(adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
     """Weights and buffers by name, on the CPU a few at a time."""
     state = {k: v for k, v in adapter.model.state_dict().items() if isinstance(v, Tensor)}
-    return zip(state, stream_to_cpu(state.values()), strict=True)
+    waiting = find_offloaded(adapter.model)
+    values = (read_offloaded(k, waiting[k]) if k in waiting else v for k, v in state.items())
+    return zip(state, stream_to_cpu(values), strict=True)
 
 
 def weights_digest(adapter: Adapter) -> str:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from torch import Tensor, nn
 
 import collapsekit
-from benchmarks.gpu.checks import project
+from benchmarks.gpu.checks import numbers_of, project
 from collapsekit.io import transfer
 from collapsekit.io.transfer import to_cpu
 from collapsekit.probes.neurons import gradient_rank
 from tests.accelerator.standin import COUNTED, DOWN, HELD_UP, NAME, UP, WAITS, without_doubles
+from tests.problems import make_problem
 
 
 def refuses(_folder: Path) -> None:
@@ -147,6 +149,26 @@ def catches(folder: Path) -> None:
     assert str(result.error).startswith("RuntimeError in collapsekit/interventions/gradients.py line ")
 
 
+def dispatched(folder: Path) -> None:
+    """A model over two devices, as accelerate's device_map leaves it: the CPU's numbers, and every weight where it was."""
+    problem = make_problem(folder / "dispatched", noise=["audio"])
+    alone = numbers_of(problem.diagnose())
+    for part in (problem.model.fusion, problem.model.encoders["audio"]):
+        hook = AlignDevicesHook(execution_device=torch.device(NAME, 0), io_same_device=True)
+        add_hook_to_module(part.to(NAME), hook)
+    places = {k: p.device for k, p in problem.model.named_parameters()}
+    assert {d.type for d in places.values()} == {"cpu", NAME}
+    COUNTED.clear()
+    found = numbers_of(problem.diagnose())
+    assert COUNTED[UP] > 0
+    assert found.keys() == alone.keys()
+    assert {k: v for k, v in found.items() if v is None} == {k: v for k, v in alone.items() if v is None}
+    assert {k: v for k, v in found.items() if v is not None} == pytest.approx(
+        {k: v for k, v in alone.items() if v is not None}, rel=1e-4, abs=1e-5
+    )
+    assert {k: p.device for k, p in problem.model.named_parameters()} == places
+
+
 OWN: dict[str, Callable[[Path], None]] = {
-    f.__name__: f for f in (refuses, takes, counts, packs, draws, lacks_doubles, catches)
+    f.__name__: f for f in (refuses, takes, counts, packs, draws, lacks_doubles, catches, dispatched)
 }

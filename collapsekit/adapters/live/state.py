@@ -65,7 +65,7 @@ class State:
                 for registry in (module._parameters, module._buffers)
                 if isinstance(registry, dict)  # a scripted module has something else there
                 for key, tensor in registry.items()
-                if tensor is not None and not is_lazy(tensor)
+                if tensor is not None and not is_lazy(tensor) and not tensor.is_meta  # which waits elsewhere
             )
         )
 

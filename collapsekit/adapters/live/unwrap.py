@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from collapsekit.adapters.weights.offloaded import find_offloaded
 from collapsekit.config.schema import Config
 from collapsekit.errors import ConfigError
 
@@ -41,8 +42,9 @@ def check_live(model: Any, what: str = "model") -> None:
             kind, instead = unheard
             where = f"{what} is" if not path else f"{what} has the submodule {path!r}, which is"
             raise ConfigError(f"{where} {kind}: {instead}.")
+    waiting = find_offloaded(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        reason = _no_weight(tensor)
+        reason = None if name in waiting else _no_weight(tensor)
         if reason is not None:
             raise ConfigError(f"{what} has the weight {name!r}, which {reason}.")
 

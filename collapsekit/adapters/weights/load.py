@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from collapsekit.adapters.weights.averages import complete_averages
 from collapsekit.adapters.weights.lent import LentCheckpoint
 from collapsekit.adapters.weights.lora import MergedWeight, plan_merge
+from collapsekit.adapters.weights.offloaded import find_offloaded
 from collapsekit.adapters.weights.own_loading import ModuleLoading, acts_on_names, acts_on_numbers
 from collapsekit.adapters.weights.pretrained import read_as_pretrained
 from collapsekit.adapters.weights.quantised import PackedWeights, dequantise
@@ -63,6 +64,12 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, ignore: Collection[st
     if isinstance(checkpoint, LentCheckpoint):
         checkpoint.lent.lend_to(model)
         return WeightsTaken()
+    if waiting := find_offloaded(model):
+        raise ConfigError(
+            f"the weight {next(iter(waiting))!r} and {len(waiting) - 1} more are offloaded (accelerate), and a checkpoint "
+            "cannot be put there: dispatch the model over devices that hold all of it, or load its weights yourself and "
+            "give it as diagnose(model=...), without a checkpoint."
+        )
     if checkpoint.adapter is not None:
         return _load_adapter(model, checkpoint, checkpoint.adapter, ignore)
     values = model.state_dict()
