@@ -172,7 +172,7 @@ class _Columns:
                 digest.update(column.numpy().data)
         self.held = []
         fused, pooled = self._said()
-        if not fused <= pooled:
+        if not pooled <= fused:
             self.digests = None
 
     def _said(self) -> tuple[set[bytes], set[bytes]]:
@@ -180,14 +180,14 @@ class _Columns:
         return {d.digest() for d in self.digests[0]}, {d.digest() for d in self.digests[1]}
 
     def concatenated(self, world: ProcessGroup) -> bool:
-        """Tell whether every column of the one is a column of the other over the rows of all processes."""
+        """Tell whether every pooled column is a fused one, over the rows of all processes, as Features.concatenated does."""
         self._take()
         own = None if self.digests is None else [[d.digest() for d in some] for some in self.digests]
         every = world.share(own, "digests of columns")
         if any(each is None for each in every):
             return False
         fused, pooled = (set(zip(*(each[side] for each in every if each), strict=True)) for side in (0, 1))
-        return fused <= pooled
+        return pooled <= fused
 
 
 def cut(result: ForwardPass, start: int, first: int, last: int) -> ForwardPass:
