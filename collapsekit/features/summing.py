@@ -106,17 +106,17 @@ def run_summed(
     sums = {key: GroupSums(d, groups, count, first_row, last_row) for key, d in widths.items()}
     columns = _Columns(first)
 
-    own_outputs = [first.prediction.outputs[:0]]
+    outputs_here = [first.prediction.outputs[:0]]
 
     def run() -> None:
         for result in batches(first_row, last_row):
-            for key, own in sums.items():
-                own.add(result.prediction.fused if key is None else result.pooled[key])
+            for key, local in sums.items():
+                local.add(result.prediction.fused if key is None else result.pooled[key])
             columns.add(result)
-            own_outputs.append(result.prediction.outputs)
+            outputs_here.append(result.prediction.outputs)
 
     world.each(run, "a share of the pass")
-    for _, part in world.in_turn([torch.cat(own_outputs)], "outputs"):
+    for _, part in world.in_turn([torch.cat(outputs_here)], "outputs"):
         outputs.append(part)
     concatenated = columns.concatenated(world)
     return SummedPass(
@@ -124,14 +124,14 @@ def run_summed(
         {m: RowShape(n, x) for m, x in first.pooled.items()},
         RowShape(n, first.prediction.fused),
         outputs,
-        Sums({key: _merged(own, world) for key, own in sums.items()}, concatenated),
+        Sums({key: _merged(local, world) for key, local in sums.items()}, concatenated),
     )
 
 
-def _merged(own: GroupSums, world: ProcessGroup) -> list[Moments]:
+def _merged(local: GroupSums, world: ProcessGroup) -> list[Moments]:
     """Moments of each group of all examples. Of what others sent no more than one tensor is held unmerged."""
-    places = world.share([(place, size) for place, size, _ in own.tree.nodes], "segments")
-    coming = world.in_turn([part.packed() for _, _, part in own.tree.nodes], "sums")
+    places = world.share([(place, size) for place, size, _ in local.tree.nodes], "segments")
+    coming = world.in_turn([part.packed() for _, _, part in local.tree.nodes], "sums")
     left = [iter(some) for some in places]
     return merge_shares((*next(left[rank]), GroupMoments.unpacked(numbers)) for rank, numbers in coming)
 
@@ -171,19 +171,19 @@ class _Columns:
             for digest, column in zip(digests, torch.cat(parts).T.contiguous(), strict=True):
                 digest.update(column.numpy().data)
         self.held = []
-        fused, pooled = self._said()
+        fused, pooled = self._digests()
         if not pooled <= fused:
             self.digests = None
 
-    def _said(self) -> tuple[set[bytes], set[bytes]]:
+    def _digests(self) -> tuple[set[bytes], set[bytes]]:
         assert self.digests is not None
         return {d.digest() for d in self.digests[0]}, {d.digest() for d in self.digests[1]}
 
     def concatenated(self, world: ProcessGroup) -> bool:
         """Tell whether every pooled column is a fused one, over the rows of all processes, as Features.concatenated does."""
         self._take()
-        own = None if self.digests is None else [[d.digest() for d in some] for some in self.digests]
-        every = world.share(own, "digests of columns")
+        local = None if self.digests is None else [[d.digest() for d in some] for some in self.digests]
+        every = world.share(local, "digests of columns")
         if any(each is None for each in every):
             return False
         fused, pooled = (set(zip(*(each[side] for each in every if each), strict=True)) for side in (0, 1))

@@ -101,7 +101,7 @@ class ShardIndex(_Strict):
 
 
 def digest_of(tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> str:
-    """Compute the SHA-256 of tensors in the order of their names, which is how they have to come, and of what is said of
+    """Compute the SHA-256 of tensors of any shape, which have to come in the order of their names, and of what is said of
     them."""
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True, allow_nan=False).encode())
     for name, value in tensors:
@@ -223,7 +223,10 @@ class ShardReader:
                 raise ValueError(f"the content of {shard.file} is not what was written")
 
     def rows(self, name: str, wanted: tuple[int, int] | None = None) -> Tensor:
-        """Read a tensor, or its rows from one to before another. Raises ValueError where a shard holds something else."""
+        """Read a tensor of any shape, or its rows from one to before another.
+
+        Raises ValueError where a shard holds something else.
+        """
         place = self.index.tensors[name]
         if not place.shape:
             return self._fitting(self.files[place.pieces[0].shard].get_tensor(name), place, [])

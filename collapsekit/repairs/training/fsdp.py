@@ -208,7 +208,7 @@ class Sharded(Whole):
 
     def save(self, kept: Snapshots, number: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         if kept.seen_by_all():
-            kept.save_shares(number, self._own(tensors), about)
+            kept.save_shares(number, self._held_rows(tensors), about)
             return
         out = {}
         for name, value in tensors.items():  # one after the other: of each there is a whole copy for a moment
@@ -238,7 +238,7 @@ class Sharded(Whole):
             out[name] = value
         return out, found[1]
 
-    def _own(self, tensors: Mapping[str, Tensor]) -> dict[str, Rows]:
+    def _held_rows(self, tensors: Mapping[str, Tensor]) -> dict[str, Rows]:
         """The rows that this process holds; of what is whole, on the first one."""
         from torch.distributed.tensor import DTensor
 

@@ -101,14 +101,14 @@ class Snapshots:
 
         current().on_main(write)
 
-    def save_shares(self, stage: int, own: Mapping[str, Rows], about: Mapping[str, Any]) -> None:
+    def save_shares(self, stage: int, shares: Mapping[str, Rows], about: Mapping[str, Any]) -> None:
         """Replace the older one of a stage by shards, of which each process writes what it holds.
 
         Only where ``seen_by_all``. The index comes last: until then the older one is gone, and the newer one whole.
 
         Args:
             stage: The number of the stage, from 0.
-            own: The rows that this process holds of each tensor; of what is whole, on the first process alone.
+            shares: The rows that this process holds of each tensor; of what is whole, on the first process alone.
             about: What else is kept, as JSON can hold it.
 
         Raises:
@@ -124,7 +124,7 @@ class Snapshots:
         stem, metadata = world.on_main(begin)
         path = self.folder / shard_name(stem, world.rank, world.size)
         answers = {k: Rows(v, 0, tuple(v.shape)) for k, v in self._answers().items()} if world.is_main else {}
-        written = world.each(lambda: write_shard(path, {**own, **answers}, metadata), "a share of a snapshot")
+        written = world.each(lambda: write_shard(path, {**shares, **answers}, metadata), "a share of a snapshot")
 
         def end() -> None:
             place = self.folder / f"{stem}.safetensors"
@@ -165,14 +165,14 @@ class Snapshots:
         answered otherwise.
         """
 
-        def found() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        def load_newest() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             newest = self._chosen(stage)
             if newest is None:
                 return None
             sharded = newest.path.name.endswith(INDEX)
             return _from_shards(newest.path) if sharded else newest.tensors, newest.about
 
-        return current().on_main(found)
+        return current().on_main(load_newest)
 
     def load_shares(self, stage: int, rows: RowsOf) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Load the newest of a stage as ``load`` does, of each tensor the rows that this process is to hold.
@@ -189,7 +189,7 @@ class Snapshots:
         """
         world = current()
 
-        def told() -> tuple[str, dict[str, Any]] | None:
+        def choose() -> tuple[str, dict[str, Any]] | None:
             newest = self._chosen(stage)
             return None if newest is None else (newest.path.name, newest.about)
 
@@ -199,16 +199,16 @@ class Snapshots:
                 return None
             wanted = {k: rows(k, tuple(v.shape)) for k, v in whole[0].items()}
             return {k: v if (part := wanted[k]) is None else v[slice(*part)] for k, v in whole[0].items()}, whole[1]
-        found, own = world.on_main(told), dict[str, Tensor]()
+        found, tensors = world.on_main(choose), dict[str, Tensor]()
         if found is None:
             return None
         path = self.folder / found[0]
 
         def read() -> None:
-            own.update(_from_shards(path, rows) if path.name.endswith(INDEX) else _from_file(path, rows))
+            tensors.update(_from_shards(path, rows) if path.name.endswith(INDEX) else _from_file(path, rows))
 
         world.each(read, "a share of a snapshot")
-        return own, found[1]
+        return tensors, found[1]
 
     def _chosen(self, stage: int) -> _Snapshot | None:
         whole, damaged, others = list[_Snapshot](), dict[Path, str](), list[ConfigError]()
