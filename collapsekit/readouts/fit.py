@@ -16,6 +16,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.features.features import Features, scaled
 from collapsekit.io.transfer import to_device
 from collapsekit.readouts.linear import FitSplit
+from collapsekit.stats.solvers.adamw import LightAdamW
 from collapsekit.stats.threads import threads_for
 from collapsekit.tasks.base import Task
 
@@ -119,7 +120,7 @@ def fit(
     operations = 6.0 * BATCH * sum(p.numel() for p in parameters)
     with preserve_rng_state(), threads_for(operations):
         seed_everything(recipe.seed)
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay)
+        optimizer = LightAdamW(parameters, rate=recipe.rate, weight_decay=recipe.weight_decay)
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             for rows in at.fit[torch.randperm(len(at.fit))].split(BATCH):

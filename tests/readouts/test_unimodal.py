@@ -26,6 +26,7 @@ from collapsekit.readouts.unimodal import Plan, fit_budget
 from collapsekit.report.diagnosis import Report
 from collapsekit.session.opening import build_adapter
 from collapsekit.session.session import Session
+from collapsekit.stats.solvers.adamw import LightAdamW
 from tests.factories import shuffled
 from tests.problems import Problem, make_problem
 
@@ -103,13 +104,13 @@ def run(problem: Problem, checkpoint: str | None = "ckpt.pt", **options: Any) ->
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Counts optimizer steps."""
     count = [0]
-    real = torch.optim.AdamW.step
+    real = LightAdamW.step
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         count[0] += 1
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    monkeypatch.setattr(LightAdamW, "step", counted)
     return count
 
 

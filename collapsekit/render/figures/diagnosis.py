@@ -105,10 +105,23 @@ def _of_report(report: Report) -> list[tuple[Heading, tuple[Picture, ...]]]:
 
 
 def _drawn(report: Report, picture: Picture, wide: bool) -> Figure | None:
-    """``picture`` with clean names, without what has no place on paper; None where the modalities have none."""
+    """``picture`` with clean names."""
+    return draw_picture(cleaned(report), picture, wide)
+
+
+def draw_picture(report: Report, picture: Picture, wide: bool = True) -> Figure | None:
+    """Draw a picture of a report whose names are clean already: to clean a large one takes as long as to draw.
+
+    Args:
+        report: Of a diagnosis, as :func:`collapsekit.report.names.cleaned` gives it; what has no place on paper is left out.
+        picture: One of :func:`pictures_of`.
+        wide: Whether panels stand abreast.
+
+    Returns:
+        The figure; None where the report has no numbers for it, or more modalities than have room.
+    """
     if len(modality_names(report)) > _MOST_MODALITIES:
         return None
-    report = cleaned(report)
     report = report.model_copy(update={"results": tuple(r for r in report.results if _fits(r))})
     with theme():
         plots = [plot for panel in picture.panels for plot in plots_of(report, panel)]

@@ -149,10 +149,10 @@ def _next_and_limits(report: Report, detail: Detail) -> Iterator[doc.Section]:
 
 
 def _figures(report: Report) -> Iterator[doc.Figure]:
-    from collapsekit.render.figures.diagnosis import draw, explain, pictures_of, state
+    from collapsekit.render.figures.diagnosis import draw_picture, explain, pictures_of, state
 
     pictures = pictures_of(report)
-    rows = ((p.name, p.title, explain(report, p), partial(draw, report, p.name)) for p in pictures)
+    rows = ((p.name, p.title, explain(report, p), partial(draw_picture, report, p)) for p in pictures)
     return words.drawn(rows, {p.name: state(report, p) for p in pictures})
 
 

@@ -25,9 +25,10 @@ from collapsekit.interventions.gradients import differentiable, outputs_of
 from collapsekit.readouts.choosing import ROUGH
 from collapsekit.readouts.fit import BATCH, rows_of
 from collapsekit.readouts.linear import L2_GRID
-from collapsekit.readouts.synergy import SynergyNet
+from collapsekit.readouts.synergy import RATES, SynergyNet, recipe_for
 from collapsekit.session.session import Session
 from collapsekit.stats.linear import fitted_roughly
+from collapsekit.stats.solvers.adamw import LightAdamW
 from collapsekit.stats.threads import threads_for
 
 REPEATS, SHORT = 5, 0.1  # times that a call is made, and seconds from which on once is enough
@@ -218,7 +219,8 @@ class _Timer:
         targets = self.features.targets.index_select(0, rows)
         net = SynergyNet([values.shape[1] for values in x], before.shape[1])
         parameters = list(net.parameters())
-        optimizer = torch.optim.AdamW(parameters)
+        recipe = recipe_for(BATCH, RATES[0], seed=0)
+        optimizer = LightAdamW(parameters, rate=recipe.rate, weight_decay=recipe.weight_decay)
 
         def loss(out: Tensor) -> Tensor:
             try:

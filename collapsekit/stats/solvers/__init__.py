@@ -1,0 +1,1 @@
+"""What minimises a loss step by step: AdamW for networks."""
