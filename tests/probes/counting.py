@@ -18,6 +18,7 @@ from collapsekit.probes.neurons import polysemanticity
 from collapsekit.readouts import choosing, poolings, raw, synergy, unimodal
 from collapsekit.report.cost import COUNTED, CostRow
 from collapsekit.session import layouts, readouts
+from collapsekit.stats.solvers.adamw import LightAdamW
 
 OPENING = "opening"  # what is in no probe
 
@@ -104,11 +105,14 @@ def _count_model(counts: Counts, patch: pytest.MonkeyPatch) -> None:
 
 
 def _count_training(counts: Counts, patch: pytest.MonkeyPatch) -> None:
-    real_step = torch.optim.AdamW.step
+    def counted(kind: Any) -> None:
+        real_step = kind.step
 
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        counts.add(counts.fitting[-1], 1)
-        return real_step(self, *args, **kwargs)
+        def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+            counts.add(counts.fitting[-1], 1)
+            return real_step(self, *args, **kwargs)
+
+        patch.setattr(kind, "step", step)
 
     def fitted(real: Callable[..., Any], encoders: Callable[[nn.Module, tuple[Any, ...]], int]) -> Callable[..., Any]:
         def fit(model: nn.Module, *args: Any) -> Any:
@@ -130,7 +134,8 @@ def _count_training(counts: Counts, patch: pytest.MonkeyPatch) -> None:
 
         return make
 
-    patch.setattr(torch.optim.AdamW, "step", step)
+    for kind in (torch.optim.AdamW, LightAdamW):
+        counted(kind)
     patch.setattr(unimodal, "fit", fitted(unimodal.fit, lambda *_: 1))
     patch.setattr(polysemanticity, "fit", fitted(polysemanticity.fit, lambda *_: 0))
     together = fitted(
