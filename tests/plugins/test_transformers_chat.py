@@ -158,6 +158,8 @@ def test_a_chat_is_the_row_that_it_says() -> None:
     assert rows.keys() == chats.keys()
     assert all(torch.equal(rows[k], chats[k]) for k in rows)
     before = [{"role": "user", "content": "is it dark"}, {"role": "assistant", "content": "very"}]
+    empty = [{"role": "user", "content": ""}, *before[1:]]  # is not where the question goes
+    assert words(batch_of([{"messages": [*empty, *chat(ROWS[0])["messages"]]}])["input_ids"][0]).count("colour") == 1
     longer = batch_of([{"messages": [*before, *chat(ROWS[0])["messages"]]}])
     assert words(longer["input_ids"][0]).startswith("user : is it dark assistant : very </s> user : <image>")
 

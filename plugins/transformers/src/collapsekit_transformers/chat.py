@@ -21,7 +21,7 @@ from collapsekit.ext import ConfigError, DataError
 IGNORED = -100  # the label of a place that is no answer
 MEDIA = ("image", "audio")
 QUESTION, CHAT, ANSWER = "question", "chat", "answer"  # fields of an example beside its media
-_HOLE: dict[str, str] = {"type": "text", "text": ""}  # where the question stands in the chat
+_HOLE: dict[str, str] = {"type": QUESTION}  # where the question stands in the chat
 
 
 def loaders(
@@ -238,7 +238,7 @@ def _write(processor: Any, example: Mapping[str, Any]) -> tuple[str, str]:
     chat = [
         {
             **m,
-            "content": [{**_HOLE, "text": example[QUESTION]} if p is _HOLE or p == _HOLE else p for p in m["content"]],
+            "content": [{"type": "text", "text": example[QUESTION]} if p == _HOLE else p for p in m["content"]],
         }
         for m in example[CHAT]
     ]
@@ -260,8 +260,7 @@ def _with_answers(batch: dict[str, Any], answers: Sequence[list[int]], pad: int)
     longest = max(int(row.sum()) + len(a) - 1 for row, a in zip(mask, answers, strict=True))
     by_place = [k for k, v in batch.items() if isinstance(v, Tensor) and v.shape == shape]
     for key in by_place:
-        filled = {"input_ids": pad, "attention_mask": 0}.get(key, 0)
-        grown = batch[key].new_full((shape[0], longest), filled)
+        grown = batch[key].new_full((shape[0], longest), pad if key == "input_ids" else 0)
         for i, (row, answer) in enumerate(zip(mask, answers, strict=True)):
             own, length = batch[key][i][row], int(row.sum())
             grown[i, :length] = own
