@@ -38,7 +38,7 @@ class Row:
 def commands(report: Path) -> dict[str, tuple[list[str], float | None]]:
     """What is timed: name -> (arguments of Python, limit in seconds)."""
     main = ["-m", "collapsekit"]
-    rule = ["--require", "verdict == healthy or verdict != healthy"]
+    rule = ["--require", "subject.examples > 0", "--allow-partial"]
     return {
         "python -c pass": (["-c", "pass"], None),
         "python -c 'import torch'": (["-c", "import torch"], None),

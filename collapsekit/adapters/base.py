@@ -216,6 +216,9 @@ class Adapter(BatchKeys, ABC):
         self.unsteady: State | None = None  # what each forward changes of the weights, as it was found
         self.cast: frozenset[str] = frozenset()  # batch keys of integers that the model reads as floating values
         self.written: frozenset[str] | None = None  # batch keys that forward writes into; None: not known yet
+        self.fillers: dict[
+            str, float
+        ] = {}  # by modality, once known: what numbers of the others become beside it alone
 
     def steady(self) -> None:
         """Put back what a forward before this one changed of the weights."""
@@ -265,8 +268,7 @@ class Adapter(BatchKeys, ABC):
         it, passes ``change`` on its way to the fusion. The weights move on with it: nothing of them is put back any more."""
 
     def outputs_of(self, recorded: Mapping[str, Activations], inputs: Batch) -> Tensor:
-        """Compute the model's outputs (n, ...) on ``inputs``, some modalities of which are ``recorded``: where it can be
-        told apart, their encoders do not run."""
+        """Compute outputs (n, ...) on ``inputs``; where it can be told apart, encoders of those ``recorded`` do not run."""
         del recorded
         return self.run(inputs).prediction.outputs
 

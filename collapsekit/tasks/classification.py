@@ -16,6 +16,7 @@ from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax, fit_softmaxes
 from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
+from collapsekit.tasks.weights import need_weight_each, read_weights
 
 
 def _of_labels(expected: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,22 +45,17 @@ class Classification(Task):
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
-    def __init__(self, metric: str | None = None, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, metric: str | None = None, weights: Tensor | None = None) -> None:
         self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "accuracy"
-        self.weights = None
+        self.weights = None if weights is None else weights / weights.mean()  # float64 (C,)
         if weights is not None:
-            given = torch.tensor(weights, dtype=torch.float64)
-            self.weights, self.loss_name = given / given.mean(), "cross-entropy weighed by class (nats)"
+            self.loss_name = "cross-entropy weighed by class (nats)"
 
     @classmethod
     def create(cls, *, metric: str | None, temperature: float, weights: Sequence[float] | None = None) -> Self:
         del temperature
-        if weights is not None:
-            right = isinstance(weights, list | tuple) and len(weights) > 1
-            if not right or not all(type(w) in (int, float) and 0 < w < float("inf") for w in weights):
-                raise ConfigError(f"task_options weights is {weights!r}, expected a number above 0 for each class.")
-        return cls(metric, weights)
+        return cls(metric, read_weights(weights, "weights", "class", least=2))
 
     def expect(self, outputs: Tensor) -> Tensor:
         logits = to_columns(outputs, self.name).double()
@@ -168,8 +164,5 @@ class Classification(Task):
                 f"label {bad} of split {split!r} is out of range: the model has {classes} outputs, so labels must be "
                 f"0 to {classes - 1}; check data.label and the model's number of classes{drop}."
             )
-        if self.weights is not None and len(self.weights) != classes:
-            raise ConfigError(
-                f"task_options weights has {len(self.weights)} numbers, the model {classes} classes: give one for each."
-            )
+        need_weight_each(self.weights, classes, "weights", "classes")
         return targets

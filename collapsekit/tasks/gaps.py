@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from collapsekit.errors import DataError
 from collapsekit.stats.linear import Linear, fit_ridge, side_by_side
+from collapsekit.tasks.base import Task
 
 Fit = Callable[[Tensor, Tensor, float], Linear]  # features (n, d), one column of labels (n, 1), l2
+
+
+class TaskOfColumns(Task):
+    """A task whose labels are columns, one an output, of which some may not be known."""
+
+    mean_over_examples = gaps = True
+
+    def caveat(self, targets: Tensor) -> str | None:
+        return say_gaps(targets)
+
+    def unvarying(self, targets: Tensor) -> str | None:
+        if not has_gaps(targets):
+            return super().unvarying(targets)
+        return "the same" if same_but_for_gaps(targets) else None
 
 
 def has_gaps(targets: Tensor) -> bool:
@@ -30,11 +45,11 @@ def weigh_known(targets: Tensor) -> Tensor:
     return known.double() / known.sum(1, keepdim=True)
 
 
-def fit_columns(fit: Fit, x: Tensor, targets: Tensor, l2: float) -> Linear:
+def fit_columns(fits: Sequence[Fit], x: Tensor, targets: Tensor, l2: float) -> Linear:
     """Fit a readout a column, each on the examples whose target is known.
 
     Args:
-        fit: one column's fit.
+        fits: each column's fit, C of them.
         x: features (n, d).
         targets: (n, C), NaN where not known.
         l2: weight of the squared weights.
@@ -43,7 +58,7 @@ def fit_columns(fit: Fit, x: Tensor, targets: Tensor, l2: float) -> Linear:
         The readouts side by side; of a column with fewer than two known targets one that answers 0.
     """
     columns = []
-    for values in targets.T:
+    for fit, values in zip(fits, targets.T, strict=True):
         known = ~values.isnan()
         if int(known.sum()) > 1:
             columns.append(fit(x[known], values[known, None], l2))

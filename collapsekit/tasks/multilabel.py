@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -13,18 +15,18 @@ from collapsekit.errors import ConfigError, DataError, NumericsError
 from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
-from collapsekit.stats.linear import Linear, fit_sigmoid
-from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
+from collapsekit.stats.linear import Linear, fit_sigmoid, fit_softmaxes
+from collapsekit.tasks.base import FLOOR, Metric, choose_metric
 from collapsekit.tasks.gaps import (
+    TaskOfColumns,
     fit_columns,
     has_gaps,
     mean_of_known,
     need_some_known,
-    same_but_for_gaps,
-    say_gaps,
     weigh_known,
 )
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
+from collapsekit.tasks.weights import need_weight_each, read_weights
 
 _METRICS: dict[str, Metric] = {
     "macro_auroc": metrics.macro_auroc,
@@ -43,22 +45,27 @@ _LEFT_OUT = {
     "multilabel",
     summary="0/1 labels, NaN where not known; binary cross-entropy; macro AUROC, average precision or macro F1",
 )
-class Multilabel(Task):
+class Multilabel(TaskOfColumns):
     """Independent labels: mean binary cross-entropy in nats; macro AUROC, average precision (macro, micro), macro F1. A NaN
-    among the labels is left out of all of them."""
+    among the labels is left out of all of them. Where a 1 has a weight, as a model was trained with (``pos_weight`` of
+    torch's BCEWithLogitsLoss), the loss of each 1 is that many times as large."""
 
-    mean_over_examples = gaps = True
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
-    def __init__(self, metric: str | None = None) -> None:
+    def __init__(self, metric: str | None = None, pos_weight: Tensor | None = None) -> None:
         self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "macro_auroc"
+        self.pos_weight = pos_weight  # float64 (C,), or (1,) for all labels
+        if pos_weight is not None:
+            self.loss_name = "binary cross-entropy with weighed 1s, mean over labels (nats)"
 
     @classmethod
-    def create(cls, *, metric: str | None, temperature: float) -> Self:
+    def create(
+        cls, *, metric: str | None, temperature: float, pos_weight: float | Sequence[float] | None = None
+    ) -> Self:
         del temperature
-        return cls(metric)
+        return cls(metric, read_weights(pos_weight, "pos_weight", "label"))
 
     def expect(self, outputs: Tensor) -> Tensor:
         return to_columns(outputs, self.name).double().sigmoid()
@@ -69,7 +76,7 @@ class Multilabel(Task):
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
         p, q = expected.clamp_min(FLOOR).log(), (1 - expected).clamp_min(FLOOR).log()
-        each = -(targets * p + (1 - targets) * q)
+        each = -(targets * (p if self.pos_weight is None else p * self.pos_weight) + (1 - targets) * q)
         return mean_of_known(each, targets) if has_gaps(targets) else each.mean(1)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
@@ -104,36 +111,41 @@ class Multilabel(Task):
 
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         logits, truth = to_columns(outputs, self.name), targets.to(outputs.dtype)
+        loss = partial(
+            F.binary_cross_entropy_with_logits,
+            pos_weight=None if self.pos_weight is None else self.pos_weight.to(truth),
+        )
         if not has_gaps(targets):
-            return F.binary_cross_entropy_with_logits(logits, truth)
-        each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
-        return mean_of_known(each, targets).mean()
+            return loss(logits, truth)
+        return mean_of_known(loss(logits, truth.nan_to_num(), reduction="none"), targets).mean()
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
-        if not has_gaps(targets):
-            return ((targets.double().sum(0) + 1.0) / (len(targets) + 2.0))[None]
-        weight = width * weigh_known(targets)
-        return (((targets.nan_to_num() * weight).sum(0) + 1.0) / (weight.sum(0) + 2.0))[None]
+        if has_gaps(targets):
+            weight = width * weigh_known(targets)
+            share = ((targets.nan_to_num() * weight).sum(0) + 1.0) / (weight.sum(0) + 2.0)
+        else:
+            share = (targets.double().sum(0) + 1.0) / (len(targets) + 2.0)
+        if self.pos_weight is not None:
+            share = share * self.pos_weight / (share * self.pos_weight + 1 - share)
+        return share[None]
 
     def prior_loss(self, expected: Tensor, prior: Tensor) -> Tensor | None:
-        return self.loss(expected, prior.sigmoid().expand_as(expected)).mean()
+        share = prior.sigmoid()
+        if self.pos_weight is not None:  # how often the labels are 1 of which it is the prior
+            share = share / (share + self.pos_weight * (1 - share))
+        return self.loss(expected, share.expand_as(expected)).mean()
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        return fit_columns(fit_sigmoid, x, targets, l2) if has_gaps(targets) else fit_sigmoid(x, targets, l2)
+        if not has_gaps(targets):
+            return _fit(x, targets, l2, self.pos_weight)
+        each = [None] * width if self.pos_weight is None else self.pos_weight.expand(width)[:, None]
+        return fit_columns([partial(_fit, pos_weight=w) for w in each], x, targets, l2)
 
     def to_natural(self, expected: Tensor) -> Tensor:
         return expected.clamp_min(FLOOR).log() - (1 - expected).clamp_min(FLOOR).log()
 
     def from_natural(self, natural: Tensor) -> Tensor:
         return natural.sigmoid()
-
-    def caveat(self, targets: Tensor) -> str | None:
-        return say_gaps(targets)
-
-    def unvarying(self, targets: Tensor) -> str | None:
-        if not has_gaps(targets):
-            return super().unvarying(targets)
-        return "the same" if same_but_for_gaps(targets) else None
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         if squeezed(outputs).ndim > 2:
@@ -156,4 +168,17 @@ class Multilabel(Task):
                 "is not known."
             )
         need_some_known(targets, split)
+        if self.pos_weight is not None and len(self.pos_weight) > 1:  # one alone is for all
+            need_weight_each(self.pos_weight, targets.shape[1], "pos_weight", "labels")
         return targets
+
+
+def _fit(x: Tensor, targets: Tensor, l2: float, pos_weight: Tensor | None) -> Linear:
+    """Fit a logit of each label (n, C), a 1 of which counts ``pos_weight`` times, (C,) or (1,)."""
+    if pos_weight is None:
+        return fit_sigmoid(x, targets, l2)
+    y = targets.double()
+    # A logit is the difference of a softmax's two columns, whose squares are together half of its own.
+    found = fit_softmaxes(x, torch.stack([1 - y, y * pos_weight], 2), 2 * l2)
+    weight, bias = found.weight, found.bias
+    return replace(found, weight=weight[:, 1::2] - weight[:, ::2], bias=bias[1::2] - bias[::2])

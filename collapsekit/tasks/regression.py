@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -13,9 +14,10 @@ from collapsekit.registry import task
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, Bounds
 from collapsekit.stats.linear import Linear, fit_ridge
 from collapsekit.stats.scores import values as of_values
-from collapsekit.tasks.base import Metric, Task, choose_metric
-from collapsekit.tasks.gaps import fit_columns, has_gaps, need_some_known, same_but_for_gaps, say_gaps
+from collapsekit.tasks.base import Metric, choose_metric
+from collapsekit.tasks.gaps import TaskOfColumns, fit_columns, has_gaps, need_some_known
 from collapsekit.tasks.shapes import squeezed
+from collapsekit.tasks.weights import need_weight_each, read_weights
 
 _METRICS: dict[str, Metric] = {
     "r2": of_values.r2,
@@ -29,30 +31,36 @@ _NAMES = {"mae": "negative MAE", "rmse": "negative RMSE"}  # so that higher is b
 
 
 @task("regression", summary="real targets, NaN where there is none; squared error; R², MAE, RMSE, Pearson or CCC")
-class Regression(Task):
+class Regression(TaskOfColumns):
     """Real targets: squared error; R², mean absolute error, root mean squared error, Pearson's correlation, Lin's
-    concordance correlation. A NaN among the targets is left out of all of them."""
+    concordance correlation. A NaN among the targets is left out of all of them. Where outputs have weights, as a model was
+    trained with, an output's squared error counts as its weight, over their mean."""
 
-    mean_over_examples = gaps = True
     loss_bounds = NOT_NEGATIVE
     loss_name = "squared error, mean over outputs"
 
-    def __init__(self, metric: str | None = None) -> None:
+    def __init__(self, metric: str | None = None, weights: Tensor | None = None) -> None:
         self._metric, chosen = choose_metric(metric, _METRICS), metric or "r2"
         self.metric_name, self._chosen = _NAMES.get(chosen, chosen), chosen
         self.metric_bounds = _BOUNDS.get(chosen, Bounds(-1.0, 1.0))
+        self.weights = None if weights is None else weights / weights.mean()  # float64 (C,)
+        if weights is not None:
+            self.loss_name = "squared error, weighed mean over outputs"
 
     @classmethod
-    def create(cls, *, metric: str | None, temperature: float) -> Self:
+    def create(cls, *, metric: str | None, temperature: float, weights: Sequence[float] | None = None) -> Self:
         del temperature
-        return cls(metric)
+        return cls(metric, read_weights(weights, "weights", "output"))
 
     def expect(self, outputs: Tensor) -> Tensor:
         return outputs.double().reshape(len(outputs), -1)
 
     def loss(self, expected: Tensor, targets: Tensor) -> Tensor:
-        squares = (expected - targets).square()
+        squares = self._weigh((expected - targets).square())
         return squares.nanmean(1) if has_gaps(targets) else squares.mean(1)
+
+    def _weigh(self, squares: Tensor) -> Tensor:
+        return squares if self.weights is None else squares * self.weights.to(squares)
 
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
@@ -73,9 +81,11 @@ class Regression(Task):
     def training_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         outputs, truth = outputs.reshape(targets.shape), targets.to(outputs.dtype)
         if not has_gaps(targets):
-            return F.mse_loss(outputs, truth)
+            return (
+                F.mse_loss(outputs, truth) if self.weights is None else self._weigh((outputs - truth).square()).mean()
+            )
         known = ~truth.isnan()
-        squares = (outputs - torch.where(known, truth, 0.0)).square() * known
+        squares = self._weigh((outputs - torch.where(known, truth, 0.0)).square()) * known
         return (squares.sum(1) / known.sum(1)).mean()
 
     def prior(self, targets: Tensor, width: int) -> Tensor:
@@ -88,15 +98,7 @@ class Regression(Task):
         return total / weight.sum(0, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
     def fit_linear(self, x: Tensor, targets: Tensor, width: int, l2: float) -> Linear:
-        return fit_columns(fit_ridge, x, targets, l2) if has_gaps(targets) else fit_ridge(x, targets, l2)
-
-    def caveat(self, targets: Tensor) -> str | None:
-        return say_gaps(targets)
-
-    def unvarying(self, targets: Tensor) -> str | None:
-        if not has_gaps(targets):
-            return super().unvarying(targets)
-        return "the same" if same_but_for_gaps(targets) else None
+        return fit_columns([fit_ridge] * width, x, targets, l2) if has_gaps(targets) else fit_ridge(x, targets, l2)
 
     def need_shape(self, outputs: Tensor, targets: Tensor) -> None:
         if squeezed(outputs).shape[1:] == squeezed(targets).shape[1:]:
@@ -115,4 +117,5 @@ class Regression(Task):
             row = int(flat.isinf().any(1).nonzero()[0])
             raise DataError(f"label of example {row} of split {split!r} is infinite: drop or fill it.")
         need_some_known(flat, split)
+        need_weight_each(self.weights, flat.shape[1], "weights", "outputs")
         return flat

@@ -265,6 +265,16 @@ def test_where_a_model_fails_at_nothing_but_0_the_other_modality_is_1() -> None:
     assert model.training == adapt(Joined(), {"modalities": {"a": None, "b": None}}, arrays()).model.training
 
 
+def test_what_can_stand_beside_a_modality_is_found_once() -> None:
+    adapter = adapt(model := Unpadded(), {"modalities": {"a": None, "b": None}}, arrays())
+    features = extract(adapter, "test")
+    adapter.live("a", features.recorded, features.inputs)
+    calls: list[None] = []
+    model.register_forward_pre_hook(lambda *_: calls.append(None))
+    adapter.live("a", features.recorded, features.inputs)
+    assert len(calls) == 1
+
+
 def test_a_modality_that_no_constant_can_stand_beside_is_said_to_lack_its_reference(tmp_path: Path) -> None:
     torch.save(Unpadded().state_dict(), tmp_path / "ckpt.pt")
     report = diagnose(

@@ -88,14 +88,12 @@ def test_the_table_is_at_most_100_columns_wide() -> None:
 
 
 @pytest.mark.slow
-def test_the_table_of_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_starts(tmp_path: Path) -> None:
     asked = startup.commands(startup.make_report(tmp_path))
     for what, (arguments, limit) in asked.items():
         assert limit is None or arguments[:2] == ["-m", "collapsekit"], what
-    few = {what: asked[what] for what in ("python -c pass", "collapsekit --help", "collapsekit report REPORT.json")}
-    monkeypatch.setattr(startup, "commands", lambda report: few)
-    found = startup.measured(tmp_path, rounds=2)
-    assert [r.what for r in found] == list(few)
+    found = startup.measured(startup.make_report(tmp_path), rounds=1)  # every one of them ends well
+    assert [r.what for r in found] == list(asked)
     assert all(0 < r.least <= r.seconds for r in found)
 
 

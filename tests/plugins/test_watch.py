@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from collapsekit_callbacks import PipelineWarning, Watch
+from collapsekit_callbacks.pipeline import asking
 from collapsekit_callbacks.pipeline.calls import exchange
 from collapsekit_callbacks.pipeline.leaks import LeakTally
 from collapsekit_callbacks.pipeline.tally import InputTally
@@ -96,6 +97,18 @@ def test_a_look_costs_one_pass_and_one_a_modality() -> None:
         asked += len(CALLS) - before
     assert asked == (3 + 5) * 3  # at 10, 25, 50 and at 200, 400, ... 1,000
     assert asked / 3 < 0.01 * 1000  # under one forward in a hundred steps: a step is a forward and a backward
+
+
+def test_a_change_is_followed_through_the_model_only_where_something_is_odd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following it costs a small model as much as the passes do."""
+    followed: list[str] = []
+    whole = asking.follow
+    monkeypatch.setattr(asking, "follow", lambda *a, **k: followed.append("") or whole(*a, **k))
+    healthy, broken = HEALTHY[0], next(t for t in PLANTED if t.name == "forward forgets the table")
+    assert watch_training(healthy, 0).findings == []
+    assert not followed
+    assert watch_training(broken, 0).findings
+    assert followed
 
 
 def test_losses_with_and_without_are_those_of_the_batch_and_of_the_batch_exchanged() -> None:
@@ -249,6 +262,51 @@ def test_chance_gives_no_label_away(seed: int) -> None:
         for tally, x in zip(tallies, drawn, strict=True):
             tally.add([x], label)
     assert [t.reason() for t in tallies] == [None] * 3
+
+
+def first_settled(rows: Tensor, label: Tensor) -> int | None:
+    """By the definition: the first column that has one value in each class, not the same one, where all such columns
+    together tell every two classes apart."""
+    classes = [rows[label == c] for c in label.unique()]
+    if len(classes) < 2 or min(map(len, classes)) < 3:
+        return None
+    found = [
+        i
+        for i in range(rows.shape[1])
+        if all(len(c[:, i].unique()) == 1 for c in classes) and len({float(c[0, i]) for c in classes}) > 1
+    ]
+    apart = {tuple(c[0, found].tolist()) for c in classes}
+    return found[0] if found and len(apart) == len(classes) else None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_columns_that_settle_the_label_are_found_as_by_definition(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    classes, tally, xs, ys = 2 + seed % 3, LeakTally(), [], []
+    tables = torch.randint(0, 3, (classes, 4), generator=g)
+    for step in range(10):
+        label = torch.randint(0, classes if step > 2 or seed % 2 else 2, (12,), generator=g)
+        noisy = torch.rand(12, 4, generator=g) < 0.01 * (seed % 4)
+        rows = torch.where(noisy, torch.randn(12, 4, generator=g), tables[label].float())
+        rows[:, seed % 4] = torch.randn(12, generator=g)
+        rows[:, (seed + 1) % 4] += step * (seed % 5 == 0)  # one value in each class of a batch, another one in the next
+        tally.add([rows], label)
+        xs, ys = [*xs, rows], [*ys, label]
+    expected = first_settled(torch.cat(xs), torch.cat(ys))
+    reason = tally.reason()
+    assert (reason is None) == (expected is None)
+    assert reason is None or f"its number {expected} takes" in reason
+
+
+def test_tokens_that_come_late_can_settle_the_label() -> None:
+    tally = LeakTally()
+    for step in range(10):
+        label = torch.arange(12) % 3
+        tokens = torch.randint(0, 5, (12, 6), generator=torch.Generator().manual_seed(step))
+        tokens[:, 0] = 7 + label
+        rows = slice(None) if step else label < 1  # the highest token comes in the second step
+        tally.add([tokens[rows]], label[rows])
+    assert tally.reason() == "its number 7 takes one value in each class, so that the label can be read from it"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def repeated(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_losses_are_torch_s_but_for_their_scale() -> None:
     x, y = drawn()
-    task = Classification(None, WEIGHTS)
+    task = Classification(None, torch.tensor(WEIGHTS).double())
     theirs = (
         F.cross_entropy(x.double(), y, weight=torch.tensor(WEIGHTS).double(), reduction="none") / 2
     )  # the mean weight
@@ -40,7 +40,7 @@ def test_losses_are_torch_s_but_for_their_scale() -> None:
 
 def test_one_logit_is_the_second_class_against_the_first() -> None:
     x, y = drawn()
-    task, y = Classification(None, [1.0, 4.0]), y.clamp_max(1)
+    task, y = Classification(None, torch.tensor([1.0, 4.0]).double()), y.clamp_max(1)
     one, two = x[:, :1], torch.cat([torch.zeros(60, 1), x[:, :1]], 1)
     assert float(task.training_loss(one, y)) == pytest.approx(float(task.training_loss(two, y)))
     assert torch.allclose(task.loss(task.expect(one), y), task.loss(task.expect(two), y))
@@ -48,7 +48,7 @@ def test_one_logit_is_the_second_class_against_the_first() -> None:
 
 def test_a_weight_counts_as_that_many_examples() -> None:
     x, y = drawn(600)
-    weighed, plain = Classification(None, WEIGHTS), Classification()
+    weighed, plain = Classification(None, torch.tensor(WEIGHTS).double()), Classification()
     more, of = repeated(x, y)
     assert torch.allclose(weighed.prior(y, 3), plain.prior(of, 3), atol=2e-3)  # each has one more of every class
     a = weighed.fit_linear(x, y, 3, 1e-3).predict(x).softmax(1)
@@ -61,7 +61,7 @@ def test_a_weight_counts_as_that_many_examples() -> None:
 
 def test_equal_weights_are_none() -> None:
     x, y = drawn()
-    weighed, plain = Classification(None, [2.0, 2.0, 2.0]), Classification()
+    weighed, plain = Classification(None, torch.full((3,), 2.0).double()), Classification()
     assert torch.allclose(weighed.loss(weighed.expect(x), y), plain.loss(plain.expect(x), y))
     assert torch.allclose(
         weighed.fit_linear(x, y, 3, 0.1).predict(x), plain.fit_linear(x, y, 3, 0.1).predict(x), atol=1e-5
@@ -82,7 +82,7 @@ def test_weights_that_are_none_are_refused(weights: object) -> None:
 def test_there_is_a_weight_for_each_class() -> None:
     x, y = drawn()
     with pytest.raises(ConfigError, match="weights has 2 numbers, the model 3 classes"):
-        Classification(None, [1.0, 2.0]).check(y, x, "test")
+        Classification(None, torch.tensor([1.0, 2.0]).double()).check(y, x, "test")
 
 
 class Rare(nn.Module):

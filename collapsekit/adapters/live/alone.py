@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collapsekit.adapters.base import Adapter
 
 WIDE = 4096  # numbers of an answer up to which all are kept
+FILLERS = (0.0, 1.0)  # what numbers of other modalities become: the first at which a model answers
 
 
 def keep_alone(adapter: Adapter, modality: str, inputs: Batch, number: float = 0.0) -> Batch:
@@ -51,7 +52,7 @@ def answer_alone(adapter: Adapter, modality: str, inputs: Batch, answer: Callabl
     """Let a model answer one modality while the others are the same in all examples: 0, or where it fails at that, 1.
 
     Some models take an input that is 0 throughout for padding, and leave it out: Idefics3 does so with pictures, and then
-    has none left to look at.
+    has none left to look at. What works once is taken for all batches, so that they are answered alike.
 
     Args:
         adapter: the model.
@@ -66,16 +67,19 @@ def answer_alone(adapter: Adapter, modality: str, inputs: Batch, answer: Callabl
         ConfigError: where it fails at both; it is the first failure.
     """
 
-    def either() -> Tensor:
-        try:
-            return answer(keep_alone(adapter, modality, inputs))
-        except ConfigError as e:
+    def first_that_works() -> Tensor:
+        failures = []
+        for number in [adapter.fillers[modality]] if modality in adapter.fillers else FILLERS:
             try:
-                return answer(keep_alone(adapter, modality, inputs, 1.0))
-            except ConfigError:
-                raise e from e.__cause__
+                found = answer(keep_alone(adapter, modality, inputs, number))
+            except ConfigError as e:
+                failures.append(e)
+            else:
+                adapter.fillers[modality] = number
+                return found
+        raise failures[0] from failures[0].__cause__
 
-    return in_some_mode(adapter.model, either)
+    return in_some_mode(adapter.model, first_that_works)
 
 
 def hide_answers(adapter: Adapter, arguments: Any, columns: Batch) -> Any:

@@ -14,8 +14,8 @@ from collapsekit.ext import ConfigError, did_you_mean, parse_region
 from collapsekit_callbacks.pipeline.asking import Asked, Asking, Loss
 from collapsekit_callbacks.pipeline.calls import Call, WatchedModality
 from collapsekit_callbacks.pipeline.leaks import LeakTally
-from collapsekit_callbacks.pipeline.lines import calling_line, data_line, reading_lines
-from collapsekit_callbacks.pipeline.naming import PipelineFinding, Places, Seen, name_inputs, name_way
+from collapsekit_callbacks.pipeline.lines import calling_line, data_line, reading_line
+from collapsekit_callbacks.pipeline.naming import PipelineFinding, Places, Seen, is_odd_scale, name_inputs, name_way
 from collapsekit_callbacks.pipeline.tally import InputTally
 from collapsekit_callbacks.undisturbed import device_of, unwrapped
 
@@ -117,7 +117,7 @@ class Watch:
             self._calling = self._calling or calling_line() or "the loop that calls the model"
 
     def _look(self, call: Call, label: Any, step: int) -> list[PipelineFinding]:
-        asking = Asking(self.model, call, self._before, self.seed + self.taken)
+        asking = Asking(self.model, call, self._before, self.seed + self.taken, traced=self._suspects())
         asked = asking.ask(self.modalities, self.loss, label, call.size())
         self.skipped = asked.skipped
         for m, by in asked.moved.items():
@@ -127,10 +127,17 @@ class Watch:
             self.log({"collapsekit/watch/loss": asked.loss, **without}, step)
         return self._judge(asked, step)
 
+    def _line_of(self, modality: str) -> str:
+        path = next(m.paths[0] for m in self.modalities if m.name == modality)
+        return reading_line(self.model, path.partition(".")[0])
+
+    def _suspects(self) -> bool:
+        """Whether a sentence may have to say where in the model a change ends."""
+        return self._inputs.odd() or any(by[-1:] == [0.0] for by in self._moved.values())
+
     def _judge(self, asked: Asked, step: int) -> list[PipelineFinding]:
         seen = {m: self._inputs.seen(m, tuple(self._moved[m]), asked) for m in self._moved}
-        arguments = {m.name: m.paths[0].partition(".")[0] for m in self.modalities}
-        places = Places(self._data or self._calling, reading_lines(self.model, arguments))
+        places = Places(self._data or self._calling, self._line_of)
         told = {(f.kind, f.modality) for f in self.findings}
         new = []
         for m, one in seen.items():
@@ -170,6 +177,11 @@ class _Inputs:
         if known is not None and self._label is not None and not self.varied:
             self.varied = known.shape != self._label.shape or not torch.equal(known, self._label)
         self._label = known if known is not None else self._label
+
+    def odd(self) -> bool:
+        """Whether the size of a modality's numbers is odd."""
+        facts = [tally.facts() for tally in self._tallies.values()]
+        return any(one is not None and is_odd_scale(one) for one in facts)
 
     def seen(self, modality: str, moved: tuple[float, ...], asked: Asked) -> Seen:
         tally, (hidden, times) = self._tallies[modality], self._hidden[modality]

@@ -18,6 +18,7 @@ from collapsekit_callbacks.undisturbed import undisturbed
 Loss = Callable[[Any, Any], Tensor]
 ROWS = 32  # examples of a batch that are asked of
 SEEDS = 16  # dropped by chance is told from dropped always by that many draws
+NUMBERS = 1 << 20  # of answers that are compared at a time
 BESIDE = ("past", "hidden", "attention", "loss", "cache")  # parts of an output that are no answers
 
 
@@ -27,7 +28,7 @@ class Asked:
 
     ``loss``: as it is, None where there is none; ``without``: the same by modality; ``moved``: root mean square by which
     the answers moved in training mode; ``in_eval``: in eval mode, of those that moved nothing; ``effects``: inside of the
-    model; ``skipped``: why a modality was not exchanged.
+    model, where it was traced; ``skipped``: why a modality was not exchanged.
     """
 
     loss: float | None
@@ -39,11 +40,12 @@ class Asked:
 
 
 class Asking:
-    """The passes of one look. ``seed``: of what the model draws in them, the same in each."""
+    """The passes of one look. ``seed``: of what the model draws in them, the same in each; ``traced``: whether to follow
+    changes through the model, which costs a small model as much again."""
 
-    def __init__(self, model: nn.Module, call: Call, before: Call | None, seed: int) -> None:
+    def __init__(self, model: nn.Module, call: Call, before: Call | None, seed: int, *, traced: bool) -> None:
         size = call.size()
-        self.model, self.seed = model, seed
+        self.model, self.seed, self.traced = model, seed, traced
         self.call = call.first(min(ROWS, size), size)
         self.rows = self.call.size()
         self.before = before.first(self.rows, before.size()) if before is not None else None
@@ -77,7 +79,8 @@ class Asking:
             moved[m] = self._draw_again(calls[m])
         in_eval = {m: self._in_eval(calls[m]) for m, by in moved.items() if by == 0}
         without = {m: value for m, value in lost.items() if value is not None}
-        return Asked(whole, without, moved, in_eval, compare_traces(trace, traces), self.skipped)
+        effects = compare_traces(trace, traces) if self.traced else {}
+        return Asked(whole, without, moved, in_eval, effects, self.skipped)
 
     def _exchanged(self, modality: WatchedModality) -> Call | None:
         found = self.call.exchanged(modality, self.rows, self.before)
@@ -87,6 +90,8 @@ class Asking:
 
     def _run(self, call: Call, draw: int, *, describe: bool = False) -> tuple[Any, Trace]:
         seed_everything(self.seed * SEEDS + draw)
+        if not self.traced:
+            return call.run(self.model), Trace()
         with follow(self.model, self.rows, describe=describe) as trace:
             output = call.run(self.model)
         return output, trace
@@ -146,8 +151,11 @@ def measure_move(plain: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     for a, b in zip(plain, other, strict=False):
         if a.shape != b.shape:
             return math.inf
-        # Example by example, as a copy of all tokens' scores may not fit beside them.
-        squares = [_square(one, two) for one, two in zip(*((a, b) if a.dim() else ([a], [b])), strict=True)]
+        # Some examples at a time, as a copy of all tokens' scores may not fit beside them.
+        each = max(1, NUMBERS * len(a) // max(1, a.numel())) if a.dim() else 1
+        squares = [
+            _square(one, two) for one, two in zip(*((t.split(each) if t.dim() else [t]) for t in (a, b)), strict=True)
+        ]
         total += float(torch.stack(squares).sum()) if squares else 0.0
         numbers += a.numel()
     return math.sqrt(total / max(1, numbers))

@@ -23,7 +23,7 @@ class LeakTally:
 
     def __init__(self) -> None:
         self.examples = 0
-        self._classes: dict[int, _OfClass] = {}
+        self._by_class = _Settled()
         self._line = _Line()
         self._prompts = 0
         self._said, self._elsewhere = Counter[str](), Counter[str]()  # by place, of the own answer and of another's
@@ -44,18 +44,15 @@ class LeakTally:
         elif label.is_floating_point():
             self._line.add(_columns(x), label)
         elif label.numel() == len(label):
-            self._by_class(x, label.reshape(-1))
+            self._count(x, label.reshape(-1))
 
-    def _by_class(self, x: Tensor, label: Tensor) -> None:
-        rows = _columns(x) if x.is_floating_point() or x.dtype is torch.bool else _presence(x)
-        if rows is None:
-            self._odd = True
+    def _count(self, x: Tensor, label: Tensor) -> None:
+        wide = x.is_floating_point() or x.dtype is torch.bool
+        if wide and self._by_class.over:
             return
-        for value in label.unique().tolist():
-            if value not in self._classes and len(self._classes) >= CLASSES:
-                self._odd = True
-                return
-            self._classes.setdefault(int(value), _OfClass()).add(rows[label == value])
+        rows = _columns(x) if wide else _presence(x)
+        if rows is None or not self._by_class.add(rows, label, more=not wide):
+            self._odd = True
 
     def _prompt(self, x: Tensor, label: Tensor) -> None:
         answers = [row[row != IGNORED].tolist() for row in label]
@@ -79,26 +76,54 @@ class LeakTally:
             return f"the prompt holds the answer's own tokens at {place} in {said} of {self._prompts} examples"
         if self._odd or self.examples < ENOUGH:
             return None
-        return self._line.reason() or _settled(list(self._classes.values()))
+        return self._line.reason() or self._by_class.reason()
 
 
-class _OfClass:
-    """The range of each column among the examples of one class."""
+class _Settled:
+    """Columns that are one value in each class, where together they tell all classes apart."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.low: Tensor | None = None
-        self.high: Tensor | None = None
+        self.over = False  # no column is one value in each class, and none will be
+        self._places: dict[int, int] = {}  # class -> row of ``_values``
+        self._counts: Counter[int] = Counter()
+        self._values: Tensor | None = None  # (classes, d), of each class's first example
+        self._same: Tensor | None = None  # (d,): one value in each class so far
 
-    def add(self, rows: Tensor) -> None:
-        self.count += len(rows)
-        low, high = rows.amin(0), rows.amax(0)
-        if self.low is None or self.high is None:
-            self.low, self.high = low, high
-            return
-        width = max(len(low), len(self.low))  # of tokens, the highest number seen so far
-        self.low = torch.minimum(_wide(self.low, width), _wide(low, width))
-        self.high = torch.maximum(_wide(self.high, width), _wide(high, width))
+    def add(self, rows: Tensor, label: Tensor, *, more: bool) -> bool:
+        """Count examples (n, d) of classes (n,); ``more``: columns may be added later on, which were 0 until then. Returns
+        whether there are no more classes than are kept."""
+        classes, place = label.unique(return_inverse=True)
+        known = [int(value) for value in classes.tolist()]
+        if len(self._places.keys() | set(known)) > CLASSES:
+            return False
+        self._counts.update(dict(zip(known, torch.bincount(place).tolist(), strict=True)))
+        order = torch.arange(len(rows), device=rows.device)
+        first = torch.full_like(classes, len(rows), dtype=torch.int64).scatter_reduce_(0, place, order, "amin")
+        values = rows[first]
+        same = (rows == values[place]).all(0)
+        if self._values is not None and self._same is not None:
+            width = max(rows.shape[1], self._values.shape[1])
+            values, before = _wide(values, width), _wide(self._values, width)
+            same = _wide(same, width, fill=True) & _wide(self._same, width, fill=True)
+            old = [i for i, c in enumerate(known) if c in self._places]
+            same &= (values[old] == before[[self._places[known[i]] for i in old]]).all(0)
+            new = [i for i, c in enumerate(known) if c not in self._places]
+            values = torch.cat([before, values[new]])
+            known = [known[i] for i in new]
+        self._places |= {c: len(self._places) + i for i, c in enumerate(known)}
+        self._values, self._same = values, same
+        self.over = not more and not bool(same.any())
+        return True
+
+    def reason(self) -> str | None:
+        if self._values is None or self._same is None or len(self._places) < 2 or min(self._counts.values()) < EACH:
+            return None
+        settled = self._same & (self._values != self._values[:1]).any(0)
+        telling = self._values[:, settled]
+        if telling.shape[1] == 0 or len(telling.unique(dim=0)) < len(telling):
+            return None
+        number = int(settled.nonzero()[0])
+        return f"its number {number} takes one value in each class, so that the label can be read from it"
 
 
 class _Line:
@@ -137,21 +162,6 @@ class _Line:
         )
 
 
-def _settled(classes: list[_OfClass]) -> str | None:
-    """Tell the columns that are one value in each class, where together they tell all classes apart."""
-    if len(classes) < 2 or any(c.count < EACH or c.low is None or c.high is None for c in classes):
-        return None
-    width = max(len(c.low) for c in classes if c.low is not None)
-    low = torch.stack([_wide(c.low, width) for c in classes if c.low is not None])
-    high = torch.stack([_wide(c.high, width) for c in classes if c.high is not None])
-    settled = (low == high).all(0) & (low != low[:1]).any(0)
-    telling = low[:, settled]
-    if telling.shape[1] == 0 or len(telling.unique(dim=0)) < len(classes):
-        return None
-    number = int(settled.nonzero()[0])
-    return f"its number {number} takes one value in each class, so that the label can be read from it"
-
-
 def _columns(x: Tensor) -> Tensor:
     flat = x.reshape(len(x), -1)
     if flat.shape[1] > COLUMNS:
@@ -169,8 +179,8 @@ def _presence(x: Tensor) -> Tensor | None:
     return found.scatter_(1, flat, 1.0)
 
 
-def _wide(x: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - len(x)))
+def _wide(x: Tensor, width: int, fill: float = 0.0) -> Tensor:
+    return torch.nn.functional.pad(x, (0, width - x.shape[-1]), value=fill)
 
 
 def _aligned(label: Tensor, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,38 +44,31 @@ def data_line(loader: Any) -> str:
     return ""
 
 
-def reading_lines(model: nn.Module, arguments: Mapping[str, str]) -> dict[str, str]:
-    """Name the line of forward where each modality's argument is last read, or that it is not read there.
+def reading_line(model: nn.Module, argument: str) -> str:
+    """Name the line of forward where an argument is last read, or that it is not read there.
 
     Args:
         model: The user's module.
-        arguments: The argument of forward, by modality.
+        argument: Of its forward.
 
     Returns:
-        A phrase by modality that goes on behind "look at".
+        A phrase that goes on behind "look at".
     """
     forward = type(model).forward
     place = _place(forward)
     tree, first = _tree(forward)
     if not place or tree is None:
-        named = f"{type(model).__name__}.forward"
-        return {m: f"{named}, at {a!r}" for m, a in arguments.items()}
-    file = place.rpartition(":")[0]
-    found = {}
-    for modality, argument in arguments.items():
-        lines = [
-            node.lineno
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Name) and node.id == argument and isinstance(node.ctx, ast.Load)
-        ]
-        declared = any(isinstance(node, ast.arg) and node.arg == argument for node in ast.walk(tree))
-        if lines:
-            found[modality] = f"{file}:{first + max(lines) - 1}, where forward reads {argument!r}"
-        elif declared:
-            found[modality] = f"{place}, where forward takes {argument!r} and does not read it"
-        else:
-            found[modality] = f"{place}, forward"
-    return found
+        return f"{type(model).__name__}.forward, at {argument!r}"
+    lines = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == argument and isinstance(node.ctx, ast.Load)
+    ]
+    if lines:
+        return f"{place.rpartition(':')[0]}:{first + max(lines) - 1}, where forward reads {argument!r}"
+    if any(isinstance(node, ast.arg) and node.arg == argument for node in ast.walk(tree)):
+        return f"{place}, where forward takes {argument!r} and does not read it"
+    return f"{place}, forward"
 
 
 def _tree(function: Callable[..., Any]) -> tuple[ast.AST | None, int]:

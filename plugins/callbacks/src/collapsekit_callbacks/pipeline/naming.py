@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +58,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Places:
-    """Lines of the user's own code: ``data``, where examples are made; ``forward``, where a modality's argument is read."""
+    """Lines of the user's own code: ``data``, where examples are made; ``forward``, which finds where a modality's argument
+    is read, once that is to be said."""
 
     data: str
-    forward: Mapping[str, str]
+    forward: Callable[[str], str]
 
 
 def name_inputs(modality: str, seen: Seen, varied: bool, places: Places) -> Iterator[tuple[Kind, str]]:
@@ -149,12 +150,12 @@ def _no_answer(modality: str, seen: Seen, places: Places) -> tuple[Kind, str]:
     if seen.moved_in_eval:
         return (
             "dropped in training",
-            f"{same}, in training mode alone: look at {places.forward[modality]}, and at what drops modalities.",
+            f"{same}, in training mode alone: look at {places.forward(modality)}, and at what drops modalities.",
         )
     effect = seen.effect
     if effect is not None and effect.end is not None:
         end = effect.end
-        if end.zero == 1 and seen.facts is not None and _odd_scale(seen.facts):
+        if end.zero == 1 and seen.facts is not None and is_odd_scale(seen.facts):
             return (
                 "badly scaled",
                 f"{same}: its change ends at {end.path!r} ({end.kind}), which gives 0 throughout, and "
@@ -163,20 +164,20 @@ def _no_answer(modality: str, seen: Seen, places: Places) -> tuple[Kind, str]:
         why = ", which gives 0 throughout" if end.zero == 1 else ""
         return (
             "never reaches the model",
-            f"{same}: its change ends at {end.path!r} ({end.kind}){why}; look at {places.forward[modality]}.",
+            f"{same}: its change ends at {end.path!r} ({end.kind}){why}; look at {places.forward(modality)}.",
         )
     where = "it is lost on the way"
     if effect is not None and not effect.entered:
         where = "no layer is given it"
     elif effect is not None and effect.own:
         where = f"what {effect.own[-1].path!r} makes of it changes nothing that follows"
-    return "never reaches the model", f"{same}, and {where}: look at {places.forward[modality]}."
+    return "never reaches the model", f"{same}, and {where}: look at {places.forward(modality)}."
 
 
 def _scale(modality: str, seen: Seen, others: Mapping[str, Seen]) -> str | None:
     """What is wrong with the size of an input, where it also shows inside; None where it does not."""
     facts, effect = seen.facts, seen.effect
-    if facts is None or effect is None or not facts.floating or not _odd_scale(facts):
+    if facts is None or effect is None or not facts.floating or not is_odd_scale(facts):
         return None
     size = _size(modality, seen)
     behind = effect.own[1:]
@@ -199,7 +200,8 @@ def _last(effect: Effect) -> Passage | None:
     return effect.own[-1] if effect.own else None
 
 
-def _odd_scale(facts: InputFacts) -> bool:
+def is_odd_scale(facts: InputFacts) -> bool:
+    """Tell whether an input's size is far from what a network is made for."""
     size = (facts.mean**2 + facts.spread**2) ** 0.5
     return facts.floating and (size > LARGE or size < SMALL or abs(facts.mean) > OFF * facts.spread)
 

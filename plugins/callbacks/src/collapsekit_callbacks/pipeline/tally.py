@@ -68,7 +68,7 @@ class InputTally:
                 finite.sum(dtype=torch.float64),
                 finite.double().square().sum(),
                 (values == top).sum(dtype=torch.float64),
-                (~torch.isfinite(values)).sum(dtype=torch.float64),
+                (finite != values).sum(dtype=torch.float64),
             ]
         )
         self._sums = found if self._sums is None else self._sums + found
