@@ -218,18 +218,32 @@ def find_submodule(model: nn.Module, path: str, what: str) -> nn.Module:
 
 def unregistered(model: nn.Module) -> dict[str, list[Tensor]]:
     """Find the tensors, of any shape, that state_dict does not see: plain tensors, what sits in plain lists, tuples,
-    dicts and sets, and buffers that are not persistent.
+    dicts and sets, and buffers that are not persistent. What shares its memory with a weight is that weight, such as the
+    list of its own weights that an LSTM keeps.
 
     Returns them by the path of the attribute that holds them.
     """
     found: dict[str, list[Tensor]] = {}
+    seen = {_memory(t) for t in _registered(model)}
     for path, module in model.named_modules():
         hidden = {k: v for k, v in module._buffers.items() if k in module._non_persistent_buffers_set}
         for name, value in (own_attributes(module) | hidden).items():
-            tensors = list(_tensors_in(value, 4))
+            tensors = [t for t in _tensors_in(value, 4) if _memory(t) not in seen]
             if tensors:
                 found[f"{path}.{name}" if path else name] = tensors
     return found
+
+
+def _registered(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    for module in model.modules():
+        yield from (b for k, b in module.named_buffers(recurse=False) if k not in module._non_persistent_buffers_set)
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells a tensor's memory from that of others; of one that has none, such as one on the meta device, its id."""
+    strided = tensor.layout is torch.strided and type(tensor) in (Tensor, nn.Parameter)
+    return (tensor.untyped_storage().data_ptr() if strided else 0) or id(tensor)
 
 
 def _tensors_in(value: Any, depth: int) -> Iterator[Tensor]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from collapsekit.adapters.base import Activations, Adapter, Change, ForwardPass, Prediction, TrainPass
-from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.pooling import pool_fused
+from collapsekit.adapters.predictions.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.data.base import Batch
 from collapsekit.user_code.process_state import user_code
 

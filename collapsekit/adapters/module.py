@@ -34,9 +34,9 @@ from collapsekit.adapters.live.inputs import (
     shape_of,
 )
 from collapsekit.adapters.live.presence import by_presence, filled, missing_note
-from collapsekit.adapters.live.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.outputs import prediction_in
 from collapsekit.adapters.pooling import pool_fused
+from collapsekit.adapters.predictions.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
 from collapsekit.adapters.pytree import nest_arguments
 from collapsekit.adapters.recording.recorder import Recorder

@@ -33,6 +33,7 @@ from collapsekit.adapters.caveats import (
 from collapsekit.adapters.live.presence import missing_note
 from collapsekit.adapters.live.state import State
 from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.predictions.probabilities import read_as_probabilities
 from collapsekit.adapters.weights.lent import LentCheckpoint, LentWeights, NotLentError
 from collapsekit.checkpoint.read import Checkpoint
 from collapsekit.data.base import Batch
@@ -141,6 +142,10 @@ def validate_model(
     result, drawn = _first_pass(adapter, batch, seed)
     if adapter.checkpoint is not None:
         adapter.checkpoint.check_unchanged()  # what the weights were compared with
+    task = adapter.task
+    probabilities = read_as_probabilities(adapter, result, few, seed)
+    if adapter.task is not task:
+        result, drawn = _first_pass(adapter, batch, seed)
     finite_pass(result, split, examples, partial(missing_note, adapter, batch))
     run = _Repeated(adapter, batch, seed)
     if drawn and adapter.config.model.samples > 1:
@@ -168,6 +173,7 @@ def validate_model(
         not_pruned(refused),
         samples_answers(adapter, run.noise),
         absent_as(adapter),
+        probabilities,
     )
     return Sound(result, tuple(w for w in found if w is not None), rebuilt, note)
 

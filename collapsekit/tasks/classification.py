@@ -14,7 +14,8 @@ from collapsekit.registry import task
 from collapsekit.stats import metrics
 from collapsekit.stats.inference.bounds import NOT_NEGATIVE, SHARE
 from collapsekit.stats.linear import Linear, fit_softmax, fit_softmaxes
-from collapsekit.tasks.base import FLOOR, Metric, Task, choose_metric
+from collapsekit.tasks.base import FLOOR, Metric, choose_metric
+from collapsekit.tasks.probabilities import TaskOfLogits, read_outputs, sum_to_1
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 from collapsekit.tasks.weights import need_weight_each, read_weights
 
@@ -32,11 +33,12 @@ _METRICS: dict[str, Metric] = {
     "auroc": lambda p, y: metrics.macro_auroc(*_of_labels(p, y)),
     "average_precision": lambda p, y: metrics.macro_average_precision(*_of_labels(p, y)),
 }
+NEVER = 100.0  # nats below the likeliest class, of one that cannot be; a loss counts no more than 69
 _LEFT_OUT = {"auroc": metrics.macro_auroc_left_out, "average_precision": metrics.macro_average_precision_left_out}
 
 
 @task("classification", summary="one class an example; cross-entropy; accuracy, macro F1, AUROC or average precision")
-class Classification(Task):
+class Classification(TaskOfLogits):
     """Exclusive classes: cross-entropy in nats; accuracy, balanced accuracy, macro F1, or an area: of two classes the
     second's, of more the mean over classes, each against the others. Where classes have weights, as a model was trained
     with (``weight`` of torch's CrossEntropyLoss), an example's loss is its class's weight, over their mean, times that."""
@@ -45,7 +47,8 @@ class Classification(Task):
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "cross-entropy (nats)"
 
-    def __init__(self, metric: str | None = None, weights: Tensor | None = None) -> None:
+    def __init__(self, metric: str | None = None, weights: Tensor | None = None, outputs: str | None = None) -> None:
+        self.outputs = outputs
         self._metric = choose_metric(metric, _METRICS)
         self.metric_name = metric or "accuracy"
         self.weights = None if weights is None else weights / weights.mean()  # float64 (C,)
@@ -53,9 +56,24 @@ class Classification(Task):
             self.loss_name = "cross-entropy weighed by class (nats)"
 
     @classmethod
-    def create(cls, *, metric: str | None, temperature: float, weights: Sequence[float] | None = None) -> Self:
+    def create(
+        cls,
+        *,
+        metric: str | None,
+        temperature: float,
+        weights: Sequence[float] | None = None,
+        outputs: str | None = None,
+    ) -> Self:
         del temperature
-        return cls(metric, read_weights(weights, "weights", "class", least=2))
+        return cls(metric, read_weights(weights, "weights", "class", least=2), read_outputs(outputs))
+
+    def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        del targets
+        return _lifted(self.logits_of(prediction, alone=squeezed(prediction).ndim < 2))
+
+    def are_distributions(self, outputs: Tensor) -> bool:
+        columns = squeezed(outputs)
+        return columns.ndim == 2 and sum_to_1(columns, 1)
 
     def expect(self, outputs: Tensor) -> Tensor:
         logits = to_columns(outputs, self.name).double()
@@ -142,8 +160,14 @@ class Classification(Task):
         super().check(targets, outputs, split)
         width = to_columns(outputs, self.name).shape[1]
         classes = 2 if width == 1 else width
+        targets = _class_numbers(targets, classes)
         if targets.is_floating_point():
             if not bool((targets == targets.round()).all()):
+                if squeezed(targets).shape[1:] == (classes,):
+                    raise DataError(
+                        f"labels of split {split!r} are shares of {classes} classes: classification needs one class number "
+                        "an example, or 1 for its class and 0 for the others; take each example's likeliest class."
+                    )
                 raise DataError(
                     f"labels of split {split!r} are fractional: classification needs class numbers; "
                     "for real-valued targets set `task: regression`."
@@ -166,3 +190,21 @@ class Classification(Task):
             )
         need_weight_each(self.weights, classes, "weights", "classes")
         return targets
+
+
+def _lifted(logits: Tensor) -> Tensor:
+    """Logits (n, ...), of which those that stand for "cannot be", -inf or the least number there is, are as low as tells:
+    else they would be the size that all others are compared by."""
+    if logits.ndim < 2 or not logits.is_floating_point():
+        return logits
+    highest = logits.flatten(1).amax(1).reshape(-1, *[1] * (logits.ndim - 1))
+    return torch.where(logits <= torch.finfo(logits.dtype).min / 2, highest.detach() - NEVER, logits)
+
+
+def _class_numbers(targets: Tensor, classes: int) -> Tensor:
+    """Targets as they are; of one-hot rows (n, classes) the numbers (n,)."""
+    rows = squeezed(targets)
+    if rows.ndim != 2 or rows.shape[1] != classes:
+        return targets
+    one_hot = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(1) == 1).all())
+    return rows.long().argmax(1) if one_hot else targets

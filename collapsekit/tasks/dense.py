@@ -15,6 +15,7 @@ from collapsekit.stats.linear import LinearAtPlaces, fit_softmaxes, with_about
 from collapsekit.stats.scores.overlap import confusion_tables, mean_dice, mean_iou, place_accuracy
 from collapsekit.tasks.grid import Grid
 from collapsekit.tasks.places import Places
+from collapsekit.tasks.probabilities import TaskOfLogits, read_outputs, sum_to_1
 
 _METRICS: dict[str, Callable[[Tensor], float]] = {
     "mean_iou": mean_iou,
@@ -26,7 +27,7 @@ WIDEST = 8192  # numbers an example, positions times classes, at most
 
 
 @task("dense", summary="a class at each position; cross-entropy; mean IoU, Dice or accuracy of positions")
-class Dense(Places):
+class Dense(Places, TaskOfLogits):
     """Logits (n, C, *positions) and class numbers (n, *positions); positions of the class ``ignore``, and below 0, do not
     count. Scored are all positions, or ``points`` of them, drawn once, the same of every example."""
 
@@ -39,7 +40,9 @@ class Dense(Places):
         points: int = POINTS,
         ignore: int = 255,
         channels: Literal["first", "last"] = "first",
+        outputs: str | None = None,
     ) -> None:
+        self.outputs = outputs
         self.metric_name = metric or "mean_iou"
         if self.metric_name not in _METRICS:
             near = did_you_mean(self.metric_name, _METRICS)
@@ -56,6 +59,7 @@ class Dense(Places):
         points: int = POINTS,
         ignore: int = 255,
         channels: Literal["first", "last"] = "first",
+        outputs: str | None = None,
     ) -> Self:
         del temperature
         for name, value, right in (
@@ -66,7 +70,7 @@ class Dense(Places):
             if not right:
                 wanted = "first or last" if name == "channels" else "a whole number"
                 raise ConfigError(f"task_options {name} is {value!r}, expected {wanted}.")
-        return cls(metric, points, ignore, channels)
+        return cls(metric, points, ignore, channels, read_outputs(outputs))
 
     def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
         del targets
@@ -75,7 +79,8 @@ class Dense(Places):
                 f"the model's output has shape {tuple(prediction.shape)}: task 'dense' reads logits (n, classes, "
                 "*positions); of one answer an example set `task: classification`."
             )
-        logits = (prediction if self.channels == "first" else prediction.movedim(-1, 1)).float()
+        answers = (prediction if self.channels == "first" else prediction.movedim(-1, 1)).float()
+        logits = self.logits_of(answers, alone=answers.shape[1] == 1)
         if logits.shape[1] == 1:  # one logit: the second class against the first
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         self.classes, space = logits.shape[1], tuple(logits.shape[2:])
@@ -83,6 +88,9 @@ class Dense(Places):
             self.grid = Grid(space, max(1, min(self.points, WIDEST // self.classes)))
         self.places = len(self.grid.places)
         return self.grid.taken(logits).transpose(1, 2).flatten(1)
+
+    def are_distributions(self, outputs: Tensor) -> bool:
+        return sum_to_1(self.apart(outputs), 2)
 
     def check(self, targets: Tensor, outputs: Tensor, split: str) -> Tensor:
         super().check(targets, outputs, split)

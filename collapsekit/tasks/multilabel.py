@@ -25,6 +25,7 @@ from collapsekit.tasks.gaps import (
     need_some_known,
     weigh_known,
 )
+from collapsekit.tasks.probabilities import TaskOfLogits, read_outputs
 from collapsekit.tasks.shapes import refusal, squeezed, to_columns
 from collapsekit.tasks.weights import need_weight_each, read_weights
 
@@ -45,7 +46,7 @@ _LEFT_OUT = {
     "multilabel",
     summary="0/1 labels, NaN where not known; binary cross-entropy; macro AUROC, average precision or macro F1",
 )
-class Multilabel(TaskOfColumns):
+class Multilabel(TaskOfColumns, TaskOfLogits):
     """Independent labels: mean binary cross-entropy in nats; macro AUROC, average precision (macro, micro), macro F1. A NaN
     among the labels is left out of all of them. Where a 1 has a weight, as a model was trained with (``pos_weight`` of
     torch's BCEWithLogitsLoss), the loss of each 1 is that many times as large."""
@@ -53,19 +54,28 @@ class Multilabel(TaskOfColumns):
     loss_bounds, metric_bounds = NOT_NEGATIVE, SHARE
     loss_name = "binary cross-entropy, mean over labels (nats)"
 
-    def __init__(self, metric: str | None = None, pos_weight: Tensor | None = None) -> None:
+    def __init__(self, metric: str | None = None, pos_weight: Tensor | None = None, outputs: str | None = None) -> None:
         self._metric = choose_metric(metric, _METRICS)
-        self.metric_name = metric or "macro_auroc"
+        self.metric_name, self.outputs = metric or "macro_auroc", outputs
         self.pos_weight = pos_weight  # float64 (C,), or (1,) for all labels
         if pos_weight is not None:
             self.loss_name = "binary cross-entropy with weighed 1s, mean over labels (nats)"
 
     @classmethod
     def create(
-        cls, *, metric: str | None, temperature: float, pos_weight: float | Sequence[float] | None = None
+        cls,
+        *,
+        metric: str | None,
+        temperature: float,
+        pos_weight: float | Sequence[float] | None = None,
+        outputs: str | None = None,
     ) -> Self:
         del temperature
-        return cls(metric, read_weights(pos_weight, "pos_weight", "label"))
+        return cls(metric, read_weights(pos_weight, "pos_weight", "label"), read_outputs(outputs))
+
+    def read(self, prediction: Tensor, targets: Tensor | None) -> Tensor:
+        del targets
+        return self.logits_of(prediction, alone=True)
 
     def expect(self, outputs: Tensor) -> Tensor:
         return to_columns(outputs, self.name).double().sigmoid()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit import Report, diagnose
-from collapsekit.adapters.live.sampling import STEP
 from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.predictions.sampling import STEP
 from collapsekit.config.load import check_config
 from collapsekit.context import Progress
 from collapsekit.data.memory import MemorySource

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from collapsekit import diagnose
+from collapsekit.adapters.build import unregistered
 from collapsekit.adapters.validate import FEW
 from collapsekit.errors import ConfigError
 from collapsekit.features.extraction import extract
@@ -383,6 +384,23 @@ def test_floating_tensors_outside_of_the_state_dict_of_a_live_model_are_named(
     assert list(said) == (["unregistered_tensors"] if named else [])
     if named:
         assert "'held'" in said["unregistered_tensors"]
+
+
+class ListsItsWeights(nn.Module):
+    """Keeps its own weights once more, as nn.LSTM does, whole and in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+        self.layers = [self.layer]
+        self.weights = [self.layer.weight, self.layer.weight.detach()[0], self.norm.running_mean]
+
+
+@pytest.mark.parametrize("held", [nn.LSTM(2, 3, num_layers=2, bidirectional=True), nn.GRU(2, 3), ListsItsWeights()])
+def test_weights_that_are_held_twice_are_in_the_state(held: nn.Module) -> None:
+    assert unregistered(held) == {}
+    held.extra = [nn.Parameter(torch.ones(2))]
+    assert list(unregistered(held)) == ["extra"]
 
 
 def test_what_a_forward_leaves_on_the_model_is_no_weight() -> None:

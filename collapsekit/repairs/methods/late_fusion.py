@@ -20,6 +20,7 @@ from collapsekit.registry import repair_method
 from collapsekit.repairs.ingredients.exported_readouts import ExportedReadout, Passed, best_readout, pass_through
 from collapsekit.repairs.training.job import Job, Stage
 from collapsekit.report.diagnosis import Result
+from collapsekit.tasks.probabilities import PROBABILITIES
 
 TASKS = ("classification", "multilabel", "regression")
 MOST = (20.0, 5.0)  # weight of the model's own evidence, and of a readout's
@@ -105,6 +106,11 @@ def _check(job: Job) -> None:
     if isinstance(config.output, list | tuple):
         raise ConfigError(
             f"late_fusion adds to one tensor of what the model returns, and `output` names {len(config.output)}: take "
+            "another repair."
+        )
+    if getattr(adapter.task, "outputs", None) == PROBABILITIES:
+        raise ConfigError(
+            "late_fusion adds evidence to logits, and the model returns probabilities: let it return logits, or take "
             "another repair."
         )
     adapter.need_encoders()
