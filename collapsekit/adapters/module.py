@@ -34,7 +34,7 @@ from collapsekit.adapters.live.inputs import (
     shape_of,
 )
 from collapsekit.adapters.live.presence import by_presence, filled, missing_note
-from collapsekit.adapters.outputs import prediction_in
+from collapsekit.adapters.outputs import prediction_in, shapes_in
 from collapsekit.adapters.pooling import pool_fused
 from collapsekit.adapters.predictions.sampling import answer_over_seeds, average_passes, average_predictions
 from collapsekit.adapters.pruning.find import NOTHING, Pruning, find_pruning
@@ -64,6 +64,9 @@ class ModuleAdapter(Adapter):
         fusion = None if config.fusion is None else _make_tap(self.model, config.fusion, f"fusion {config.fusion!r}")
         _need_apart(taps, fusion)
         self.recorder = Recorder(taps, fusion, self._guarded_forward, self.fields.altered)
+        self.returned: tuple[tuple[int, ...], ...] | None = (
+            None  # shapes of a tuple's tensors over examples, once known
+        )
         self.pruning: Pruning | None = None  # what replays leave out; None: not found out yet, so nothing
         if config.head is not None:
             find_submodule(self.model, config.head.removesuffix(":input"), "head")
@@ -145,6 +148,7 @@ class ModuleAdapter(Adapter):
     def _outputs(self, output: Any, inputs: Batch) -> Tensor:
         """What the task reads in whatever the model returned for prepared inputs."""
         rows = len(next(iter(inputs.values())))
+        self.returned = shapes_in(output, rows) if self.returned is None else self.returned
         return self.scores_of(prediction_in(output, self.config.output, self.task, rows), inputs)
 
     def rerun(self, recorded: Mapping[str, Activations], inputs: Batch) -> Prediction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,39 @@ def prediction_in(output: Any, wanted: str | int | Sequence[str | int] | None, t
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(f"the model returns {what} for {rows} examples: name its prediction with `output`.")
     return found
+
+
+def shapes_in(output: Any, rows: int) -> tuple[tuple[int, ...], ...]:
+    """List the shapes (n, ...) of the tensors in a tuple that a model returned for ``rows`` examples; () of anything else.
+    What goes by no examples has the shape ()."""
+    if not isinstance(output, tuple | list):
+        return ()
+    there = [p for p in output if isinstance(p, Tensor) and p.ndim and len(p) == rows and p.is_floating_point()]
+    return tuple(tuple(p.shape) if any(p is t for t in there) else () for p in output)
+
+
+def need_first_fits(returned: Sequence[tuple[int, ...]], classes: int) -> None:
+    """Check that the first part of a tuple, where the prediction is looked for, is not the wrong one by its shape.
+
+    Args:
+        returned: shapes of the parts (``shapes_in``).
+        classes: how many labels tell apart.
+
+    Raises:
+        ConfigError: where another part alone has a number for each class.
+    """
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        width = math.prod(shape[1:])
+        return bool(shape) and (width == classes or (classes == 2 and width == 1))
+
+    fitting = [place for place, shape in enumerate(returned) if fits(shape)]
+    if len(fitting) == 1 and fitting != [0]:
+        raise ConfigError(
+            f"the model returns {len(returned)} parts, the first of shape {returned[0]}, and labels of {classes} classes "
+            f"fit part {fitting[0]} alone, of shape {returned[fitting[0]]}: write `output: {fitting[0]}`, or, where the "
+            "first is meant, `output: 0`."
+        )
 
 
 def _chosen(output: Any, wanted: str | int | Sequence[str | int], task: Task) -> Any:

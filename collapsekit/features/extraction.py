@@ -18,6 +18,8 @@ from collapsekit.adapters.live.alone import find_leaking
 from collapsekit.adapters.live.inputs import describe_inputs, record_inputs
 from collapsekit.adapters.live.presence import find_present, missing_note
 from collapsekit.adapters.live.state import same_bits
+from collapsekit.adapters.module import ModuleAdapter
+from collapsekit.adapters.outputs import need_first_fits
 from collapsekit.adapters.validate import FEW, finite_pass, validate_model
 from collapsekit.context import Progress
 from collapsekit.data.base import Batch
@@ -341,6 +343,9 @@ def _need_shape(adapter: Adapter, examples: Examples, start: int, stop: int, pre
     task, label = adapter.task, adapter.config.data.label
     targets = examples.columns[label][start:stop] if task.has_labels else torch.zeros(stop - start)
     task.need_shape(prediction.outputs, targets)
+    classes = task.classes_in(examples.columns[label]) if task.has_labels else None
+    if classes is not None and adapter.config.output is None and isinstance(adapter, ModuleAdapter):
+        need_first_fits(adapter.returned or (), classes)
 
 
 def _encoded_alike(one: ForwardPass, features: Features, rows: Tensor) -> bool:

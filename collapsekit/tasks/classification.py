@@ -138,6 +138,12 @@ class Classification(TaskOfLogits):
         # Weighed classes are as frequent as their share of the prior over their weight.
         return drawn if self.weights is None else drawn / (prior.exp() / self.weights).sum()
 
+    def classes_in(self, labels: Tensor) -> int | None:
+        rows = squeezed(labels)
+        if rows.ndim > 1:
+            return int(rows.shape[1])
+        return int(rows.max()) + 1 if bool(rows.isfinite().all()) else None
+
     def classes_of(self, outputs: Tensor) -> int:
         return self.expect(outputs[:1]).shape[1]
 

@@ -29,6 +29,11 @@ class OutputReader:
         del output, rows
         return None
 
+    def classes_in(self, labels: Tensor) -> int | None:
+        """Count the classes of labels (n, ...) as the data has them; None where no output has a number for each."""
+        del labels
+        return None
+
     def join(self, parts: Sequence[Any]) -> Tensor | None:
         """Make one prediction (n, ...) of the parts that ``output`` names; None: side by side along their last axis."""
         del parts

@@ -128,6 +128,20 @@ def test_fields_that_forward_does_not_know_and_needs(tmp_path: Path) -> None:
     assert "it does not know mask: to give them by their order" in message
 
 
+class ByOrder(Two):
+    """Takes its inputs by their order, and names none."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(*inputs)  # type: ignore[arg-type]
+
+
+def test_a_forward_that_names_no_inputs_is_given_them_by_their_order() -> None:
+    with pytest.raises(CollapsekitError, match="by their order, audio, image, write `call: positional`"):
+        diagnose(model=ByOrder(), config=CONFIG, data=ARRAYS, probes=["reliance"])
+    config = {**CONFIG, "call": "positional"}
+    assert diagnose(model=ByOrder(), config=config, data=ARRAYS, probes=["reliance"], profile="quick").results
+
+
 def test_encoders_beside_the_wrong_names_are_refused(tmp_path: Path) -> None:
     wrong = {"modalities": {"audio": "eyes", "image": "ears"}}
     with pytest.raises(

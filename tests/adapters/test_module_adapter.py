@@ -590,3 +590,31 @@ def test_replay_equals_running_the_encoders(m: int, width: int, n: int, batch: i
     assert torch.allclose(predict(adapter, features, scale={"b": 2.5}).outputs, scaled, atol=1e-5)
     assert torch.allclose(predict(adapter, features, hold=["a"]).outputs, held, atol=1e-5)
     assert torch.allclose(predict(adapter, features, rows=other).outputs, some, atol=1e-5)
+
+
+class ReturnsParts(Base):
+    """Returns what ``order`` says of its features (n, 6) and logits (n, 3)."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        fused = self.fusion(torch.cat([self.a(a), self.b(b)], 1))
+        return tuple({"f": fused, "l": self.head(fused), "n": 7, "s": fused.sum()}[part] for part in self.order)
+
+
+@pytest.mark.parametrize("order", ["fl", "fnl", "fsl"])
+def test_a_prediction_that_is_not_the_first_part_is_asked_for_and_not_taken_for_another(order: str) -> None:
+    data, model = arrays(a=(4,), b=(4,)), ReturnsParts(order)
+    place = order.index("l")
+    with pytest.raises(ConfigError, match=rf"fit part {place} alone, of shape \(9, 3\): write `output: {place}`"):
+        extract(adapt(model, config(), data), "test")
+    assert extract(adapt(model, config(output=place), data), "test").outputs.shape == (N, 3)
+    assert extract(adapt(model, config(output=0), data), "test").outputs.shape == (N, 6)
+
+
+@pytest.mark.parametrize("order", ["lf", "l", "ll", "lnf"])
+def test_a_prediction_that_is_the_first_part_need_not_be_named(order: str) -> None:
+    made = extract(adapt(ReturnsParts(order), config(), arrays(a=(4,), b=(4,))), "test")
+    assert made.outputs.shape == (N, 3)

@@ -38,6 +38,7 @@ class Forward:
         named = [p for p in parameters if p.kind in _NAMED]
         self.names = tuple(p.name for p in named)
         self.needed = tuple(p.name for p in named if p.default is p.empty)
+        self.any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.spelt = ", ".join(_spell(p) for p in parameters)
 
@@ -178,8 +179,8 @@ def _line_of_call(config: Config, keys: Sequence[str], forward: Forward) -> str 
         if lacking and not unknown:
             return f"it was not given {', '.join(lacking)}: write `data: {{also: [{', '.join(lacking)}]}}`"
         if unknown and len(forward.needed) == 1 < len(keys):
-            return "to give it all of them in one mapping, write `call: dict`"
-        if unknown and len(forward.needed) <= len(keys) <= len(forward.names):
+            return "to give it all of them in one mapping, write `call: dict`, in one list `call: list`"
+        if unknown and len(forward.needed) <= len(keys) and (len(keys) <= len(forward.names) or forward.any_number):
             order = ", ".join(keys)
             return (
                 f"it does not know {', '.join(unknown)}: to give them by their order, {order}, write `call: positional`"
