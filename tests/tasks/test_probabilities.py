@@ -127,8 +127,9 @@ def test_what_lies_within_0_and_1_and_is_made_by_nothing_known_is_told_and_read_
     assert b.value < a.value - 0.1  # logits within 0 and 1 would be sure of nothing
 
 
-def test_what_is_made_of_a_sigmoid_further_on_is_no_probability() -> None:
-    assert "outputs_within_0_and_1" in names(report(lambda z: z.sigmoid() * 0.5, data(classes=2), width=1))
+@pytest.mark.parametrize("make", [lambda p: p * 0.5, lambda p: p.mul_(0.5), lambda p: p[:, :].mul_(0.5)])
+def test_what_is_made_of_a_sigmoid_further_on_is_no_probability(make: Outputs) -> None:
+    assert "outputs_within_0_and_1" in names(report(lambda z: make(z.sigmoid()), data(classes=2), width=1))
 
 
 def test_the_config_can_say_that_they_are_logits() -> None:

@@ -39,6 +39,8 @@ class _Follow(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if isinstance(out, Tensor) and (name in SIGMOIDS or self._hands_on(name, args, out)):
             self.made[id(out)] = out
+        else:
+            self.made.pop(id(out), None)  # something else was made of it in its own place
         return out
 
     def _hands_on(self, name: str, args: tuple[Any, ...], out: Tensor) -> bool:
@@ -46,7 +48,7 @@ class _Follow(TorchFunctionMode):
         parts = list(first) if isinstance(first, list | tuple) else [first]
         if not parts or not all(id(part) in self.made for part in parts):
             return False
-        return name in HANDED_ON or out._base is not None
+        return name in HANDED_ON or (out._base is not None and not name.endswith("_"))
 
 
 def read_as_probabilities(adapter: Adapter, result: ForwardPass, few: Batch, seed: int) -> ReportWarning | None:
