@@ -14,6 +14,7 @@ from torch import Tensor
 from collapsekit.adapters.base import ForwardPass
 from collapsekit.adapters.build import preserve_rng_state
 from collapsekit.adapters.caveats import absent_as
+from collapsekit.adapters.predictions.probabilities import warn_of_answers
 from collapsekit.adapters.validate import finite_pass
 from collapsekit.answers.adapter import KINDS, AnswerBook, AnswersAdapter, check_elsewhere, find_text
 from collapsekit.answers.manifest import AnswerShape, DataRead, Kind
@@ -48,8 +49,8 @@ class AnswersExtraction(Extraction):
         with torch.no_grad():
             result = replace(self.asked.run(batch), prediction=self.asked.answer_rows(examples.split, places))
         if check and not start:
-            absent = absent_as(self.adapter)
-            self._warnings[examples.split] = (*([] if absent is None else [absent]), *self.told)
+            found = (absent_as(self.adapter), warn_of_answers(self.adapter.task, result.prediction.outputs))
+            self._warnings[examples.split] = (*(w for w in found if w is not None), *self.told)
         finite_pass(result, examples.split, places)
         return result
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from collapsekit.answers import Engine
 from collapsekit.answers.engine import answered_in
 from collapsekit.answers.scoring import AnswersMissingError
-from collapsekit.errors import ConfigError, NothingEvaluatedError, RefusedError
+from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError, RefusedError
 from tests.answers.subjects import Asked, make_asked, make_text_asked
 
 
@@ -46,6 +46,22 @@ def test_a_run_that_ends_goes_on_where_it_was(asked: Asked, tmp_path: Path) -> N
     assert {one["id"]: one["scores"] for one in lines} == {
         one["id"]: one["scores"] for one in map(json.loads, whole.read_text().splitlines())
     }
+
+
+def test_scores_that_are_probabilities_are_no_logits(asked: Asked, tmp_path: Path) -> None:
+    soft, named, one = (tmp_path / f"{name}.jsonl" for name in ("soft", "named", "one"))
+    asked.engine().answer(lambda batch: torch.as_tensor(asked.run(batch)).softmax(1), soft)
+    with pytest.raises(DataError, match="so they are probabilities, and scores are logits: give them as `probs`"):
+        asked.score(soft)
+    named.write_text(soft.read_text().replace('"scores"', '"probs"'))
+    logits = tmp_path / "logits.jsonl"
+    asked.engine().answer(asked.run, logits)
+    found, expected = (asked.score(path).find("reliance.full_loss") for path in (named, logits))
+    assert found is not None
+    assert expected is not None
+    assert found.value == pytest.approx(expected.value, rel=1e-3)
+    asked.engine().answer(lambda batch: torch.as_tensor(asked.run(batch)).sigmoid(), one)
+    assert "outputs_within_0_and_1" in [w.name for w in asked.score(one).warnings]
 
 
 def test_missing_questions_are_written_and_answered_alone(asked: Asked, tmp_path: Path) -> None:

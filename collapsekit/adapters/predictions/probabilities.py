@@ -13,8 +13,9 @@ from collapsekit.adapters.base import Adapter, ForwardPass
 from collapsekit.adapters.build import seed_everything
 from collapsekit.adapters.hooks import attribute_set
 from collapsekit.data.base import Batch
-from collapsekit.errors import CollapsekitError, ConfigError
+from collapsekit.errors import CollapsekitError, ConfigError, DataError
 from collapsekit.report.diagnosis import ReportWarning
+from collapsekit.tasks.base import Task
 from collapsekit.tasks.probabilities import LOGITS, PROBABILITIES, TaskOfLogits, are_shares
 
 SIGMOIDS = frozenset({"sigmoid", "sigmoid_", "expit", "special_expit", "hardsigmoid"})
@@ -82,6 +83,34 @@ def read_as_probabilities(adapter: Adapter, result: ForwardPass, few: Batch, see
             return _between_0_and_1()
     adapter.task = task.reading_probabilities()
     return _probabilities()
+
+
+def warn_of_answers(task: Task, outputs: Tensor) -> ReportWarning | None:
+    """Warn of answers of a model that is elsewhere which may be probabilities, given as scores.
+
+    Args:
+        task: that reads them.
+        outputs: some of them, (n, ...), as logits.
+
+    Returns:
+        What is to be said of them; None where they are no probabilities.
+
+    Raises:
+        DataError: where they are distributions.
+    """
+    if not isinstance(task, TaskOfLogits) or task.outputs == LOGITS or not are_shares(outputs):
+        return None
+    if task.are_distributions(outputs):
+        raise DataError(
+            "the answers' scores lie within 0 and 1 and sum to 1 for each example, so they are probabilities, and scores "
+            "are logits: give them as `probs`, or, where they are logits all the same, write "
+            f"`task_options: {{outputs: {LOGITS}}}`."
+        )
+    sentence = (
+        "All scores of the first answers lie within 0 and 1, and were read as logits. If they are probabilities, every loss "
+        "here is too flat: give them as `probs`."
+    )
+    return _between_0_and_1().model_copy(update={"sentence": sentence})
 
 
 def _need_shares(adapter: Adapter, few: Batch, seed: int) -> None:
