@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.generative import table
-from benchmarks.generative.measure import measure
+from benchmarks.generative.measure import ABSENT, OTHERS, measure
 from benchmarks.generative.subjects import DIAGNOSED, subjects
 from benchmarks.generative.truth import truths
 from benchmarks.records import add_line, read_lines
@@ -39,17 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--untrained", type=int, default=12, help="untrained ones of each architecture and world")
     parser.add_argument("--profile", default="quick", help="profile of the diagnosis")
     parser.add_argument("--examples", type=int, default=DIAGNOSED, help="examples that are diagnosed")
+    parser.add_argument(
+        "--absent", choices=ABSENT, default=OTHERS, help="what stands in the place of a picture that is not there"
+    )
     parser.add_argument("--models", type=Path, help="folder to keep trained models in, to measure them again sooner")
     parser.add_argument("--table", action="store_true", help="only print the tables")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    asked = {"profile": chosen.profile, "examples": chosen.examples}
-    records = [r for r in read_lines(chosen.records) if {k: r[k] for k in asked} == asked]
+    asked = {"profile": chosen.profile, "examples": chosen.examples, "absent": chosen.absent}
+    records = [r for r in read_lines(chosen.records) if {k: r.get(k, OTHERS) for k in asked} == asked]
     known = {r["subject"] for r in records}
-    for subject in subjects(chosen.seeds, chosen.untrained) if not chosen.table else ():
+    every = list(subjects(chosen.seeds, chosen.untrained))
+    if chosen.only and not any(text in s.name for s in every for text in chosen.only):
+        parser.error(f"no subject's name holds {' or '.join(map(repr, chosen.only))}; one is {every[0].name!r}")
+    for subject in every if not chosen.table else ():
         if subject.name not in known and any(text in subject.name for text in chosen.only or [""]):
-            records.append(measure(subject, chosen.profile, chosen.examples, chosen.models))
+            records.append(measure(subject, chosen.profile, chosen.examples, chosen.models, chosen.absent))
             add_line(chosen.records, records[-1])
             print(subject.name, {m: v["verdict"] for m, v in records[-1]["verdicts"].items()}, flush=True)
     left_out = [r for r in records if r["kind"] != "untrained" and not any(truths(r["kind"], r["measured"]).values())]

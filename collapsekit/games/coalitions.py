@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from collapsekit.adapters.base import Adapter
+from collapsekit.config.schema import Config
 from collapsekit.context import Options, Progress
 from collapsekit.features.features import Features
 from collapsekit.games.draws import CoalitionValue, MeanOverDraws, score, score_draws
+from collapsekit.games.flips import FlipCounter
 from collapsekit.games.seed_noise import SeedNoise, measure_seed_noise
 from collapsekit.interventions.edits import Edit
 from collapsekit.interventions.marginal import marginal_samples
@@ -40,6 +42,22 @@ class GameOptions(Options):
         "half of these or fewer, where no share of the credit would move",
     )
     permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
+    flips: bool | None = Field(
+        default=None,
+        description="also say how often answers become others without a modality; default: where the task is tokens",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_default_flips(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was written before there were flips, where nothing is said of them."""
+        written: dict[str, Any] = write(self)
+        if written["flips"] is None:
+            del written["flips"]
+        return written
+
+    def wants_flips(self, config: Config) -> bool:
+        """Tell whether it is asked how often answers become others without a modality, of a subject's config."""
+        return config.task == "tokens" if self.flips is None else self.flips
 
 
 def draws_for(adapter: Adapter, features: Features, wanted: int | Literal["enough"] | None) -> int:
@@ -85,6 +103,42 @@ class KeptAnswers:
         """Give an answer (n, ...); it is kept on where it may be asked for ``again``."""
         return self.answers[name] if again else self.answers.pop(name)
 
+    def ask(
+        self,
+        adapter: Adapter,
+        features: Features,
+        questions: Sequence[Edit],
+        names: Sequence[tuple[int, int, int]],
+        *,
+        again: bool,
+    ) -> Iterator[Tensor]:
+        """Answer questions, by what is kept where that is possible.
+
+        Args:
+            adapter: the model.
+            features: the n examples that all questions are about.
+            questions: what is asked.
+            names: of the questions.
+            again: whether they may be asked once more.
+
+        Yields:
+            Outputs (n, ...) of each question.
+        """
+        size = answer_bytes(features, len(features), 1)
+        known = {name: self.pop(name, again=again) for name in names if name in self}
+        fresh = predict_many(
+            adapter, features, (q for q, name in zip(questions, names, strict=True) if name not in known)
+        )
+        room = again and self.reserve(size * (len(names) - len(known)))
+        for name in names:
+            if name in known:
+                yield known[name]
+                continue
+            outputs = next(fresh).outputs
+            if room:
+                self.answers[name] = outputs
+            yield outputs
+
 
 def _as_it_is(expected: Tensor) -> Tensor:
     return expected
@@ -107,6 +161,7 @@ class CoalitionGame:
         progress: Progress,
         calibration: Callable[[], Expected | None] | None = None,
         kept: KeptAnswers | None = None,
+        options: GameOptions | None = None,
     ) -> None:
         """``calibration``: of the model, asked for where it is needed, as it encodes other splits; by default it is fitted
         then; ``kept``: answers that games of other draws have too."""
@@ -118,6 +173,8 @@ class CoalitionGame:
         self.inverse = _inverses(self.donors) if moves_whole(adapter, features) else {}
         self.known: dict[int, CoalitionValue] = {}
         self.sure: dict[int, CoalitionValue] = {}
+        self.counts_flips = (options or GameOptions()).wants_flips(adapter.config)
+        self._flips: dict[int, Tensor] = {}
 
     @property
     def full(self) -> int:
@@ -144,6 +201,15 @@ class CoalitionGame:
             sure = self.calibration() or _as_it_is
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
         return self.sure[mask]
+
+    def flips(self, i: int) -> Tensor | None:
+        """Say which share of the choices in answers are others where the modality in place ``i`` is absent, mean over draws:
+        over all examples, then without each jackknife group, (1 + G,); None where answers do not choose."""
+        mask = self.full & ~(1 << i)
+        if mask not in self._flips:  # what an interrupted diagnosis valued comes without
+            self.counts_flips = True
+            self._learn(mask, [(self.known, _as_it_is)])
+        return self._flips.get(mask)
 
     @cached_property
     def seed_noise(self) -> SeedNoise:
@@ -213,35 +279,20 @@ class CoalitionGame:
             one: [MeanOverDraws(self.features, self.donors, self.inverse) for _ in kinds]
             for one in ([mask, rest] if self.inverse else [mask])
         }
-        answers = self._answers(questions, [self._name(*one) for one in asked], again=len(kinds) == 1)
+        lacking_one = [one for one in means if (self.full & ~one).bit_count() == 1]
+        flips = FlipCounter(task, self.features, self.donors, self.inverse, lacking_one if self.counts_flips else ())
+        names = [self._name(*one) for one in asked]
+        answers = self.kept.ask(self.adapter, self.features, questions, names, again=len(kinds) == 1)
         for (one, k), outputs in zip(asked, answers, strict=True):
+            flips.add(one, rest, k, outputs)
             for i, kind in enumerate(kinds):
                 expected = kind(task.expect(outputs))
                 means[one][i].add(k, expected)
                 if k in self.inverse:
                     back = self.inverse[k]
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
+        self._flips |= flips.score()
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
-
-    def _answers(
-        self, questions: Sequence[Edit], names: Sequence[tuple[int, int, int]], *, again: bool
-    ) -> Iterator[Tensor]:
-        """What the model answers to questions, or has answered before under the same ``names``; ``again``: they may be asked
-        once more."""
-        size = answer_bytes(self.features, len(self.features), 1)
-        known = {name: self.kept.pop(name, again=again) for name in names if name in self.kept}
-        fresh = predict_many(
-            self.adapter, self.features, (q for q, name in zip(questions, names, strict=True) if name not in known)
-        )
-        room = again and self.kept.reserve(size * (len(names) - len(known)))
-        for name in names:
-            if name in known:
-                yield known[name]
-                continue
-            outputs = next(fresh).outputs
-            if room:
-                self.kept.answers[name] = outputs
-            yield outputs
 
     def _name(self, mask: int, k: int) -> tuple[int, int, int]:
         """A question's name: the coalition, and what tells the draw from others of this game, and from those of games with

@@ -145,6 +145,21 @@ def _losses_in_sets(
     return found
 
 
+def score_means(features: Features, mean: MeanOverDraws) -> Tensor:
+    """Average a mean over draws over the examples; without a group, no example of it counts nor is taken from.
+
+    Args:
+        features: the examples.
+        mean: of numbers (n,), in any unit.
+
+    Returns:
+        float64 (1 + G,), in that unit.
+    """
+    rows, groups, others = mean.without_groups()
+    moved = _moved(others - mean.value[rows], groups, mean.size)
+    return leave_out_means(mean.value, features.groups) + moved
+
+
 def _moved(each: Tensor, groups: Tensor, size: int) -> Tensor:
     """Say how scores move with the examples that were drawn from, (1 + G,): 0 for all, then without each group, around 0.
 

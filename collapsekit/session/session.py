@@ -172,8 +172,7 @@ class Session:
     @property
     def trained_alone(self) -> Baselines | None:
         """Every modality's encoder trained by itself, as far as the budget goes; None in the quick profile."""
-        plan = self.plan
-        return None if plan is None else self.baselines(plan)
+        return None if (plan := self.plan) is None else self.baselines(plan)
 
     def baselines(self, plan: Plan) -> Baselines:
         """Train every modality's encoder by itself under this plan."""
@@ -229,8 +228,9 @@ class Session:
     def game_of(self, draws: int) -> CoalitionGame:
         """Make the model's coalitions over so many draws of other examples, once."""
         if draws not in self.games:
+            how = self.options_of("reliance", GameOptions)
             self.games[draws] = CoalitionGame(
-                self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration, self._kept
+                self.adapter, self.features, draws, self.seed, self.progress, lambda: self.calibration, self._kept, how
             )
         return self.games[draws]
 

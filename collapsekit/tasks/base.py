@@ -11,6 +11,7 @@ from torch import Tensor
 from collapsekit.errors import ConfigError, DataError, NumericsError, did_you_mean
 from collapsekit.stats.inference.bounds import UNBOUNDED
 from collapsekit.stats.linear import Linear, LinearAtPlaces
+from collapsekit.tasks.choices import ChoiceReader
 from collapsekit.tasks.grid import Grid
 from collapsekit.tasks.reading import OutputReader
 
@@ -19,7 +20,7 @@ FLOOR = 1e-30
 Metric = Callable[[Tensor, Tensor], float]
 
 
-class Task(OutputReader, ABC):
+class Task(OutputReader, ChoiceReader, ABC):
     """Loss and metric over *expectations*: outputs mapped to a space where averaging over resampled
     inputs is meaningful (probabilities, or the prediction itself; SAGE, Covert et al. 2020, eq. 2).
 
@@ -131,15 +132,6 @@ class Task(OutputReader, ABC):
         """
         del expected, prior
         return None
-
-    def classes_of(self, outputs: Tensor) -> int:
-        """Count how many classes outputs (n, ...) choose one of; 1 where they do not choose."""
-        del outputs
-        return 1
-
-    def choices_of(self, outputs: Tensor) -> int:
-        """Count how many answers outputs (n, ...) choose among: the more, the more draws an absent modality takes."""
-        return self.classes_of(outputs)
 
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         """Tell whether each answer is right, bool (n,), where the metric is the share of right answers in any set; else

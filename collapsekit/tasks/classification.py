@@ -92,6 +92,9 @@ class Classification(TaskOfLogits):
     def metric(self, expected: Tensor, targets: Tensor) -> float:
         return self._metric(expected, targets)
 
+    def choose(self, expected: Tensor) -> Tensor | None:
+        return expected.argmax(1, keepdim=True)
+
     def hits(self, expected: Tensor, targets: Tensor) -> Tensor | None:
         return expected.argmax(1) == targets if self.metric_name == "accuracy" else None
 

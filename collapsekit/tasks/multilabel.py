@@ -108,6 +108,9 @@ class Multilabel(TaskOfColumns, TaskOfLogits):
         except NumericsError:
             return None
 
+    def choose(self, expected: Tensor) -> Tensor | None:
+        return (expected > 0.5).long()
+
     def metric_left_out(self, expected: Tensor, targets: Tensor, groups: Tensor) -> Tensor | None:
         at_once = _LEFT_OUT.get(self.metric_name)
         return None if at_once is None or has_gaps(targets) else at_once(expected, targets > 0.5, groups)

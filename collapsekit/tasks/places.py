@@ -68,6 +68,12 @@ class Places(Task):
         each = -(self.apart(prior.exp()) * self.apart(expected).clamp_min(FLOOR).log()).sum(2)
         return each.mean()
 
+    def choose(self, expected: Tensor) -> Tensor | None:
+        return self.apart(expected).argmax(2)
+
+    def share_changed(self, chosen: Tensor, other: Tensor, targets: Tensor) -> Tensor:
+        return _mean_over_places((chosen != other).double(), targets)
+
     def choices_of(self, outputs: Tensor) -> int:
         return self.classes
 

@@ -184,6 +184,11 @@ class Tokens(Places):
             return float(self._right(expected, targets)[counts].mean())
         return -float((-self.of_targets(expected, targets)[counts].clamp_min(FLOOR).log().mean()).exp())
 
+    def choose(self, expected: Tensor) -> Tensor | None:
+        if self.vocabulary is None:  # of open answers it is not kept what was said
+            return None
+        return self.apart(expected)[..., :-1].argmax(2)  # among the known tokens, as the metric does
+
     def _whole(self, expected: Tensor, targets: Tensor) -> Tensor:
         return ((self._right(expected, targets) > 0.5) | (targets < 0)).all(1)
 

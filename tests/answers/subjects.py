@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Asked:
     config: dict[str, Any]
     folder: Path
     data: Mapping[str, Any] | None = None
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: dict(DRAWS))
 
     @property
     def questions(self) -> Path:
@@ -54,7 +55,7 @@ class Asked:
     def plan(self, **options: Any) -> Manifest:
         from collapsekit.data.memory import with_data
 
-        options.setdefault("options", DRAWS)
+        options.setdefault("options", self.options)
         config, source = with_data(check_config(self.config, base=self.folder), self.data)
         return make_plan(config, PlanOptions.make(**options), source).save(self.questions)
 
@@ -74,7 +75,12 @@ class Asked:
 
     def diagnose(self) -> Report:
         return diagnose(
-            model=self.model, config=self.config, data=self.data, probes=PROBES, options=DRAWS, cache=self.folder / "c"
+            model=self.model,
+            config=self.config,
+            data=self.data,
+            probes=PROBES,
+            options=self.options,
+            cache=self.folder / "c",
         )
 
 

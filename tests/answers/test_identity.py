@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,21 @@ def test_the_report_is_that_of_the_model_in_process(tmp_path: Path, name: str) -
     assert json.dumps(without_subject(scored)) == json.dumps(without_subject(here))
     assert scored.records == here.records
     assert (scored.subject.checkpoint, scored.subject.engine) == ("m@1", "answers")
+
+
+@pytest.mark.parametrize("name", ["ignored", "multilabel"])
+def test_flips_are_told_of_answers_as_well(tmp_path: Path, name: str) -> None:
+    asked = subjects(tmp_path, name)
+    plain = asked.plan().cost.questions
+    asked = dataclasses.replace(asked, folder=tmp_path / "more", options={"reliance": {"draws": 6, "flips": True}})
+    asked.folder.mkdir()
+    assert asked.plan().cost.questions == plain  # nothing more is asked for them
+    asked.answer(batch_size=37, model="m@1")
+    scored, here = asked.score(), asked.diagnose()
+    assert json.dumps(without_subject(scored)) == json.dumps(without_subject(here))
+    rates = {m: scored["reliance.flips", m].value for m in scored.subject.modalities}
+    assert (rates["audio"] == 0) == (min(rates.values()) == 0)
+    assert max(rates.values()) > 0.2
 
 
 def test_verdicts_are_those_that_were_planted(tmp_path: Path) -> None:

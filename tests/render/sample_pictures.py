@@ -152,6 +152,7 @@ def _pathway(b: Builder, names: tuple[str, ...]) -> None:
     for i, n in enumerate(names):
         b.value("pathway.moves", 0.9 / 3**i, unit="share", modality=n)
         b.value("pathway.adds", 0.05 * i, unit="share", modality=n)
+        b.value("reliance.flips", 0.5 / (i + 1), unit="share", modality=n, spread=0.03)
 
 
 PARTS = (

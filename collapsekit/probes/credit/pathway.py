@@ -39,7 +39,8 @@ MOVES = declare(
     Measure(
         "pathway.moves",
         definition="largest change of any example's answer when the modality is another example's, in parts of the largest "
-        "number in an answer; 0: no further than rounding moves it, so it never reaches the answer",
+        "number in an answer; 0: no further than rounding moves it, so it never reaches the answer; a largest value of some "
+        "examples, which has no interval",
         source=SOURCE,
         unit="share",
         cannot="an answer that moves need not get better by it",
@@ -53,6 +54,7 @@ SPREAD = declare(
         "squares); 0: it gives the same for every example",
         source=SOURCE,
         unit="share",
+        bounds=(0.0, 1.0),
         cannot="what varies need not say anything about the label",
     )
 )
@@ -181,12 +183,15 @@ def _weigh_states(session: Session, modality: str) -> Iterator[Result]:
             note = f"read at {path}"
         else:
             read = session.prefix(modality).expected
-            spread = _spread_of(session.adapter.features_of(modality, session.features.recorded[modality]))
+            states = session.adapter.features_of(modality, session.features.recorded[modality])
+            spread = _spreads_of(states, session.features.groups)
     except NumericsError as e:
         for measure in (SPREAD, HELD_LOSS):
             yield measure.fill(task).skipped(str(e).rstrip("."), modality=modality)
         return
-    yield SPREAD.fill(task).result(spread, None, modality=modality, note=note)
+    varies = SPREAD.fill(task)
+    value, span = estimate(spread, session.level, varies.bounds)
+    yield varies.result(value, span, modality=modality, note=note)
     held = HELD_LOSS.fill(task)
     value, span = estimate(
         leave_out_means(task.loss(read, session.features.targets), session.features.groups), session.level, held.bounds
@@ -194,10 +199,15 @@ def _weigh_states(session: Session, modality: str) -> Iterator[Result]:
     yield held.result(value, span, modality=modality, note=note)
 
 
-def _spread_of(states: Tensor) -> float:
+def _spreads_of(states: Tensor, groups: Tensor) -> Tensor:
+    """How far states (n, ...) spread, in parts of their size: over all examples, then without each group, (1 + G,)."""
     x = states.reshape(len(states), -1).double()
+    return torch.tensor([_spread_of(x), *(_spread_of(x[groups != g]) for g in groups.unique())], dtype=torch.float64)
+
+
+def _spread_of(x: Tensor) -> float:
     size = float(x.square().mean().sqrt())
-    return 0.0 if size == 0 else float((x - x.mean(0)).square().mean().sqrt()) / size
+    return 0.0 if size == 0 else min(1.0, float((x - x.mean(0)).square().mean().sqrt()) / size)
 
 
 def _find_projector(session: Session, modality: str) -> tuple[str, nn.Module]:
@@ -229,8 +239,8 @@ def _moves_states(session: Session, module: nn.Module, modality: str) -> bool:
     return not all(torch.equal(one, another) for one, another in pairs)
 
 
-def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Tensor, float]:
-    """Expectations (n, ...) of a readout of a submodule's states, and how far these vary."""
+def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Tensor, Tensor]:
+    """Expectations (n, ...) of a readout of a submodule's states, and how far these vary, with and without each group."""
     at = session.fit_split
     known: dict[str, Tensor] = {}
 
@@ -240,7 +250,9 @@ def _read_states(session: Session, modality: str, module: nn.Module) -> tuple[Te
         return known[features.split]
 
     chosen = choose_features(session.task, at, [FeatureSet("states", of)])
-    return chosen.read(session.task, session.features).expected, _spread_of(of(session.features))
+    return chosen.read(session.task, session.features).expected, _spreads_of(
+        of(session.features), session.features.groups
+    )
 
 
 def _added(session: Session, i: int, modality: str) -> Result:

@@ -148,6 +148,19 @@ FURTHER_LOST = declare(
         side_by_side=True,
     )
 )
+FLIPS = declare(
+    Measure(
+        "reliance.flips",
+        definition="share of the choices in an answer (its class, or the one at each of its places) that are others without "
+        "this modality than as it is, mean over answers: the flip rate; absent modalities taken from other examples, mean "
+        "over {draws} of them{otherwise}",
+        source="collapsekit docs/probes/reliance.md",
+        unit="share",
+        bounds=(0.0, 1.0),
+        cannot="whether answers are right before or after, and what is due to the modality; a model that guesses flips too",
+        figure="bars",
+    )
+)
 SEED_NOISE = declare(
     Measure(
         "reliance.seed_noise",
@@ -177,6 +190,7 @@ PICTURES = (
                 "{metric} gained",
                 {"Shapley": "reliance.shapley_metric", "leave one out": "reliance.leave_one_out_metric"},
             ),
+            Panel("share of answers that flip", {"": "reliance.flips"}),
             Panel("loss ({unit})", {"": "reliance.subsets"}, along="modalities given"),
             Panel("{metric}", {"": "reliance.subsets_metric"}, along="modalities given"),
         ),
@@ -226,7 +240,8 @@ def run(session: Session) -> Iterator[Result]:
 
     Yields:
         Loss and metric of the model as it is and with every modality absent; by modality the Shapley value (Shapley 1953)
-        and what leaving it out costs, each of loss and of metric; and loss and metric over the subsets.
+        and what leaving it out costs, each of loss and of metric; how often answers become others without it, where that
+        is asked; and loss and metric over the subsets.
     """
     game = session.game
     yield from _ends_of_the_game(session, game)
@@ -246,10 +261,24 @@ def run(session: Session) -> Iterator[Result]:
             yield quantity.result(float(credit.values[0]), credit.ends, modality=modality)
             lost = difference(worth(game.full), worth(game.full & ~(1 << i)), session.level, bounds, count, error)
             yield without.fill(task, **removal).result(*lost, modality=modality)
+    if game.counts_flips:
+        yield from _flips(session, game)
     yield from _subsets(session, game)
     yield from _further(session, game)
     if (samples := session.adapter.config.model.samples) > 1:
         yield SEED_NOISE.fill(task, samples=samples, repeats=REPEATS).result(noise.loss, None)
+
+
+def _flips(session: Session, game: CoalitionGame) -> Iterator[Result]:
+    """How often answers become others without each modality."""
+    quantity = FLIPS.fill(session.task, **_removal(session))
+    for i, m in enumerate(session.modalities):
+        values = game.flips(i)
+        if values is None:
+            yield quantity.skipped("answers of this task choose none of several, so none becomes another", modality=m)
+            continue
+        span = estimate(values, session.level, quantity.bounds, session.features.independent)
+        yield quantity.result(*span, modality=m)
 
 
 def _removal(session: Session) -> dict[str, object]:
