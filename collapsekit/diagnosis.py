@@ -25,6 +25,7 @@ from collapsekit.data.first_examples import FirstExamples
 from collapsekit.data.memory import with_data
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import NothingEvaluatedError, NumericsError
+from collapsekit.features.categories import Category
 from collapsekit.features.extraction import Extraction, repeated
 from collapsekit.features.features import Features
 from collapsekit.features.summing import least_read
@@ -35,10 +36,12 @@ from collapsekit.probes.runner import check_once, run_probe, warnings_of
 from collapsekit.readouts.cache import cache_folder, private_folder
 from collapsekit.registry import ProbeSpec, Reads
 from collapsekit.report.cost import CostReport
-from collapsekit.report.diagnosis import Reference, Report, ReportWarning, Result, Subject
+from collapsekit.report.diagnosis import Categories, CategoryVerdict, Reference, Report, ReportWarning, Result, Subject
 from collapsekit.report.per_example import digest
+from collapsekit.report.rules.categories import judge_category
 from collapsekit.report.rules.copycat import find_replay
-from collapsekit.report.verdicts import judge
+from collapsekit.report.verdicts import DECIDING, judge
+from collapsekit.session.category import CategorySession
 from collapsekit.session.checks import check_call, check_diagnosis, check_modalities, splits_read
 from collapsekit.session.command_line import command_line, recorded
 from collapsekit.session.costs.estimate import estimate_costs
@@ -279,6 +282,7 @@ def report_on(
         _plan(subject, session, where, [spec for spec in _in_turn(chosen) if spec.name not in found])
         results = _results(chosen, session, found, finished)
         progress.begin(JUDGING)
+        by_category = _by_category(chosen, session)
         described = subject_of(session)
         failed = {r.probe for r in results if r.error is not None}
         records = _records(session, {spec.name for spec in chosen} - failed)
@@ -293,7 +297,10 @@ def report_on(
         "config": config.model_dump(mode="json", exclude_defaults=True),
     }
     warnings = (*features.warnings, *repeated(features), *process_warnings(), *warnings_of(results))
-    report = _report(described, results, settings, config.file, warnings).with_records(records)
+    report = _report(described, results, settings, config.file, warnings)
+    if by_category:
+        report = report.model_copy(update={"categories": _categories(report, str(config.data.category), by_category)})
+    report = report.with_records(records)
     finished.clear()
     return report
 
@@ -334,6 +341,47 @@ def _results(
     given = [result for spec in chosen for result in found[spec.name]]
     check_once(given)
     return given
+
+
+def _by_category(chosen: Sequence[ProbeSpec], session: Session) -> list[tuple[Category, list[Result]]]:
+    """What the probes that decide find in each category; nothing of one that has too few examples."""
+    found = []
+    for category in session.features.categories:
+        within = None if category.why_not is not None else CategorySession(session, category)
+        deciding = [spec for spec in chosen if spec.name in DECIDING]
+        results = [r for spec in deciding for r in run_probe(spec, within)] if within is not None else []
+        # Curves say what the whole's say, of subsets and readouts.
+        found.append(
+            (
+                category,
+                [r.model_copy(update={"curve": None}) for r in results if r.value is not None or r.skipped is not None],
+            )
+        )
+    return found
+
+
+def _categories(report: Report, key: str, parts: Sequence[tuple[Category, list[Result]]]) -> Categories:
+    """The verdicts on each category."""
+    each = []
+    for category, results in parts:
+        if category.why_not is not None:
+            short = CategoryVerdict(name=category.name, examples=len(category.rows), why_not=category.why_not)
+            each.append(short)
+            continue
+        of = report.subject
+        verdicts = judge_category(results, of.modalities, of.metric, report.verdict, report.summary)
+        each.append(
+            CategoryVerdict(
+                name=category.name,
+                examples=len(category.rows),
+                verdict=verdicts.overall,
+                summary=verdicts.summary,
+                judged=verdicts.judged,
+                modalities=verdicts.each,
+                results=tuple(results),
+            )
+        )
+    return Categories(key=key, each=tuple(each))
 
 
 def _records(session: Session, ran: set[str]) -> bytes:

@@ -27,7 +27,7 @@ from benchmarks.generative.truth import measure_truth
 from benchmarks.records import add_line, read_lines
 
 SHARES = (0.0, 0.5, 0.7, 0.9)
-STRENGTHS = (0.5, 0.15, 0.08, 0.04)  # in standard deviations of a pixel's noise
+STRENGTHS = (0.5, 0.25, 0.15, 0.08, 0.04)  # in standard deviations of a pixel's noise
 
 
 def measure(share: float, strength: float, seed: int, models: Path | None) -> dict[str, Any]:

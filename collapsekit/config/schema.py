@@ -129,6 +129,7 @@ class DataConfig(_Section):
     padding: dict[str, float] = {}  # by batch key what examples of several lengths are filled up with; default: 0
     match: tuple[str, ...] = ()  # batch keys in which examples must be equal to lend one another a modality
     group: str | None = None  # batch key of what examples belong to (patient, speaker): intervals leave out whole ones
+    category: str | None = None  # batch key of an example's kind (question type): each kind is judged as well
     episodes: EpisodesConfig | None = None  # how a recording of episodes in `path` is read
     batch_size: int = Field(default=256, gt=0, le=2**31 - 1)
 
@@ -277,7 +278,7 @@ class Config(_Section):
                 "modalities": kept,
                 "subsets": (),
                 "structure": (),
-                "data": self.data.model_copy(update={"group": None}),
+                "data": self.data.model_copy(update={"group": None, "category": None}),
             }
         )
 

@@ -67,8 +67,7 @@ class SplitReader:
     def _sorted(self, split: str) -> Examples:
         adapter, config = self.adapter, self.adapter.config
         inputs = self._columns(split)
-        group = config.data.group
-        beside = {group, *config.data.match, *predictions_of(adapter).values()}
+        beside = {config.data.group, config.data.category, *config.data.match, *predictions_of(adapter).values()}
         hashed = {k: v for k, v in inputs.items() if k not in beside or k in {*adapter.batch_keys, config.data.label}}
         order, digest, ids, contents = canonical(hashed, set(adapter.batch_keys) - {config.data.label})
         del hashed
@@ -123,7 +122,8 @@ class SplitReader:
 
     def _need_numbers(self, split: str, batch: Batch) -> None:
         """Raise DataError where labels or units do not stack, such as text."""
-        apart = self.adapter.source.objects.keys() - {*self.adapter.fields.read, *self.adapter.config.data.match}
+        data = self.adapter.config.data
+        apart = self.adapter.source.objects.keys() - {*self.adapter.fields.read, *data.match, data.category}
         for key in sorted(batch.keys() & apart):
             raise DataError(
                 f"{key!r} in split {split!r} is text, None or of several shapes, expected numbers of one shape: give each "
@@ -161,7 +161,11 @@ def columns_of(adapter: Adapter) -> list[str]:
     """List the names of what is read of each example for this model: its inputs, labels, units, predictions of single
     modalities."""
     data = adapter.config.data
-    besides = [*([data.label] if adapter.task.has_labels else []), *filter(None, [data.group]), *data.match]
+    besides = [
+        *([data.label] if adapter.task.has_labels else []),
+        *filter(None, [data.group, data.category]),
+        *data.match,
+    ]
     return list(dict.fromkeys([*adapter.fields.read, *besides, *predictions_of(adapter).values()]))
 
 

@@ -25,6 +25,7 @@ from collapsekit.context import Progress
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
 from collapsekit.errors import ConfigError, DataError, NothingEvaluatedError
+from collapsekit.features.categories import read_categories
 from collapsekit.features.examples import Examples, SplitReader, predictions_of
 from collapsekit.features.features import Features, groups_of
 from collapsekit.features.matching import group_alike, lenders_matched
@@ -288,7 +289,10 @@ class Extraction:
             sibling=self.of,
             answering=answering,
             leaking=find_leaking(adapter, {k: columns[k][:FEW] for k in adapter.columns}),
-            units=_units(columns, data.group, split),
+            units=(units := _units(columns, data.group, split)),
+            categories=read_categories(
+                columns, data.category, adapter.source.objects, groups_of(len(outputs), units), split
+            ),
         )
 
 

@@ -14,6 +14,7 @@ from collapsekit.adapters.live.absence import Substitute
 from collapsekit.adapters.live.presence import filled, lend
 from collapsekit.data.base import Batch
 from collapsekit.distributed.process_group import current
+from collapsekit.features.categories import Category
 from collapsekit.report.diagnosis import ReportWarning
 from collapsekit.stats.inference.jackknife import assign_groups, assign_units
 from collapsekit.stats.linalg.cka import Side
@@ -63,6 +64,7 @@ class Features:
     sibling: Callable[[str], Features]
     ids: Tensor  # of each example's inputs and target, a hash of 63 bits (n,)
     units: Tensor | None = None  # what each example belongs to (n,), where the config names it
+    categories: tuple[Category, ...] = ()  # the kinds of examples, where the config names what says so
     contents: Tensor | None = None  # of each example's inputs alone, such a hash (n,)
     present: dict[str, Tensor] = field(default_factory=dict)  # who has it, bool (n,), of modalities that some lack
     alike: Tensor | None = None  # the group of each example, within which it lends and takes, (n,); None: all may
@@ -194,7 +196,14 @@ class Features:
             alone={m: x[rows] for m, x in self.alone.items()},
             units=None if self.units is None else self.units[rows],
             alike=None if self.alike is None else self.alike[rows],
+            categories=(),
         )
+
+    def of_category(self, category: Category) -> Features:
+        """Pick the examples of one category, each in the jackknife group that it is in among all examples."""
+        found = self.taken(category.rows)
+        found.groups = category.groups
+        return found
 
     def changed(self, recorded: Mapping[str, Activations], inputs: Batch | None = None) -> Features:
         """Return the same examples with other recordings (and raw ``inputs``), to be replayed.

@@ -44,7 +44,8 @@ class GameOptions(Options):
     permutations: int = Field(default=64, gt=1, description="sampled orders beyond 6 modalities")
     flips: bool | None = Field(
         default=None,
-        description="also say how often answers become others without a modality; default: where the task is tokens",
+        description="also say how often answers become others without a modality; default: where the task is "
+        "tokens, or data.category is set",
     )
 
     @model_serializer(mode="wrap")
@@ -57,7 +58,8 @@ class GameOptions(Options):
 
     def wants_flips(self, config: Config) -> bool:
         """Tell whether it is asked how often answers become others without a modality, of a subject's config."""
-        return config.task == "tokens" if self.flips is None else self.flips
+        unasked = config.task == "tokens" or config.data.category is not None
+        return unasked if self.flips is None else self.flips
 
 
 def draws_for(adapter: Adapter, features: Features, wanted: int | Literal["enough"] | None) -> int:
@@ -105,36 +107,33 @@ class KeptAnswers:
 
     def ask(
         self,
-        adapter: Adapter,
-        features: Features,
         questions: Sequence[Edit],
         names: Sequence[tuple[int, int, int]],
+        model: Callable[[Iterator[Edit]], Iterator[Tensor]],
+        size: int,
         *,
         again: bool,
     ) -> Iterator[Tensor]:
         """Answer questions, by what is kept where that is possible.
 
         Args:
-            adapter: the model.
-            features: the n examples that all questions are about.
             questions: what is asked.
             names: of the questions.
+            model: answers those that are not kept, one after another.
+            size: bytes of an answer.
             again: whether they may be asked once more.
 
         Yields:
             Outputs (n, ...) of each question.
         """
-        size = answer_bytes(features, len(features), 1)
         known = {name: self.pop(name, again=again) for name in names if name in self}
-        fresh = predict_many(
-            adapter, features, (q for q, name in zip(questions, names, strict=True) if name not in known)
-        )
+        fresh = model(q for q, name in zip(questions, names, strict=True) if name not in known)
         room = again and self.reserve(size * (len(names) - len(known)))
         for name in names:
             if name in known:
                 yield known[name]
                 continue
-            outputs = next(fresh).outputs
+            outputs = next(fresh)
             if room:
                 self.answers[name] = outputs
             yield outputs
@@ -174,7 +173,7 @@ class CoalitionGame:
         self.known: dict[int, CoalitionValue] = {}
         self.sure: dict[int, CoalitionValue] = {}
         self.counts_flips = (options or GameOptions()).wants_flips(adapter.config)
-        self._flips: dict[int, Tensor] = {}
+        self._flips: dict[int, dict[str | None, Tensor]] = {}
 
     @property
     def full(self) -> int:
@@ -202,14 +201,15 @@ class CoalitionGame:
             self._learn(mask, [(self.known, _as_it_is), (self.sure, sure)])
         return self.sure[mask]
 
-    def flips(self, i: int) -> Tensor | None:
+    def flips(self, i: int, category: str | None = None) -> Tensor | None:
         """Say which share of the choices in answers are others where the modality in place ``i`` is absent, mean over draws:
-        over all examples, then without each jackknife group, (1 + G,); None where answers do not choose."""
+        over all examples, or those of a category, then without each jackknife group, (1+G,); None where answers do not
+        choose."""
         mask = self.full & ~(1 << i)
         if mask not in self._flips:  # what an interrupted diagnosis valued comes without
             self.counts_flips = True
             self._learn(mask, [(self.known, _as_it_is)])
-        return self._flips.get(mask)
+        return self._flips.get(mask, {}).get(category)
 
     @cached_property
     def seed_noise(self) -> SeedNoise:
@@ -282,7 +282,8 @@ class CoalitionGame:
         lacking_one = [one for one in means if (self.full & ~one).bit_count() == 1]
         flips = FlipCounter(task, self.features, self.donors, self.inverse, lacking_one if self.counts_flips else ())
         names = [self._name(*one) for one in asked]
-        answers = self.kept.ask(self.adapter, self.features, questions, names, again=len(kinds) == 1)
+        size = answer_bytes(self.features, len(self.features), 1)
+        answers = self.kept.ask(questions, names, self._outputs, size, again=len(kinds) == 1)
         for (one, k), outputs in zip(asked, answers, strict=True):
             flips.add(one, rest, k, outputs)
             for i, kind in enumerate(kinds):
@@ -293,6 +294,10 @@ class CoalitionGame:
                     means[rest][i].add(back, expected.index_select(0, self.donors[back]))
         self._flips |= flips.score()
         return {one: [score_draws(task, self.features, m) for m in found] for one, found in means.items()}
+
+    def _outputs(self, questions: Iterator[Edit]) -> Iterator[Tensor]:
+        """What the model answers to each question."""
+        return (answer.outputs for answer in predict_many(self.adapter, self.features, questions))
 
     def _name(self, mask: int, k: int) -> tuple[int, int, int]:
         """A question's name: the coalition, and what tells the draw from others of this game, and from those of games with

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from collapsekit.errors import NumericsError
+from collapsekit.features.categories import Category
 from collapsekit.features.features import Features
 from collapsekit.stats.inference.leave_out import leave_out_means
 from collapsekit.tasks.base import Task
@@ -23,6 +25,8 @@ class CoalitionValue:
     loss: Tensor  # (1 + G,)
     metric: Tensor  # (1 + G,)
     expected: Tensor  # (n, ...)
+    # By name of each category that has enough examples, of these alone; or why they have no such score.
+    within: Mapping[str, CoalitionValue | NumericsError] = field(default_factory=dict)
 
 
 class MeanOverDraws:
@@ -97,8 +101,30 @@ def score(task: Task, features: Features, expected: Tensor) -> CoalitionValue:
     Returns:
         Loss and metric, in their units.
     """
-    loss = leave_out_means(task.loss(expected, features.targets), features.groups)
-    return CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+    each = task.loss(expected, features.targets)
+    loss = leave_out_means(each, features.groups)
+    whole = CoalitionValue(loss, leave_out_metric(task, expected, features.targets, features.groups), expected)
+
+    def of(category: Category) -> CoalitionValue:
+        rows, groups = category.rows, category.groups
+        metric = leave_out_metric(task, expected[rows], features.targets[rows], groups)
+        return CoalitionValue(leave_out_means(each[rows], groups), metric, expected[rows])
+
+    return replace(whole, within=_by_category(task, features, of))
+
+
+def _by_category(
+    task: Task, features: Features, of: Callable[[Category], CoalitionValue]
+) -> dict[str, CoalitionValue | NumericsError]:
+    """Scores of each category that has enough examples; none where examples are scored beside one another."""
+    found = dict[str, CoalitionValue | NumericsError]()
+    for category in features.categories if not (task.scores_sets or task.expects_sets) else ():
+        if category.why_not is None:
+            try:
+                found[category.name] = of(category)
+            except NumericsError as e:  # such as an area under a curve of one class
+                found[category.name] = e
+    return found
 
 
 def score_draws(task: Task, features: Features, mean: MeanOverDraws) -> CoalitionValue:
@@ -120,16 +146,30 @@ def score_draws(task: Task, features: Features, mean: MeanOverDraws) -> Coalitio
         moved = _losses_in_sets(task, features.targets, plain.expected, after, rows, groups)
     else:
         moved = task.loss(after, y).double()
-    loss = _moved(moved - each[rows], groups, size)
+    moved = moved - each[rows]
     hits = task.hits(plain.expected, features.targets), task.hits(after, y)
-    if hits[0] is not None and hits[1] is not None:
-        metric = _moved(hits[1].double() - hits[0].double()[rows], groups, size)
-    else:
+
+    def moves(of: Tensor) -> tuple[Tensor, Tensor]:
+        """How loss and metric move with the examples drawn from, (1 + G,), of the rows ``of``, bool (r,)."""
+        loss = _moved(moved[of], groups[of], size)
+        if hits[0] is not None and hits[1] is not None:
+            return loss, _moved((hits[1].double() - hits[0].double()[rows])[of], groups[of], size)
         metric = torch.zeros(1 + size, dtype=torch.float64)
-        for g in groups.unique().tolist():
-            of = groups == g
-            metric[1 + g] = task.metric(after[of], y[of]) - task.metric(before[of], y[of])
-    return CoalitionValue(plain.loss + loss, plain.metric + metric, plain.expected)
+        for g in groups[of].unique().tolist():
+            these = of & (groups == g)
+            metric[1 + g] = task.metric(after[these], y[these]) - task.metric(before[these], y[these])
+        return loss, metric
+
+    def of(category: Category) -> CoalitionValue:
+        known = plain.within[category.name]
+        if isinstance(known, NumericsError):
+            raise known
+        loss, metric = (x[category.places] for x in moves(torch.isin(rows, category.rows)))
+        return CoalitionValue(known.loss + loss, known.metric + metric, known.expected)
+
+    loss, metric = moves(torch.ones_like(rows, dtype=torch.bool))
+    within = _by_category(task, features, of)
+    return CoalitionValue(plain.loss + loss, plain.metric + metric, plain.expected, within)
 
 
 def _losses_in_sets(
@@ -145,7 +185,7 @@ def _losses_in_sets(
     return found
 
 
-def score_means(features: Features, mean: MeanOverDraws) -> Tensor:
+def score_means(features: Features, mean: MeanOverDraws) -> dict[str | None, Tensor]:
     """Average a mean over draws over the examples; without a group, no example of it counts nor is taken from.
 
     Args:
@@ -153,11 +193,19 @@ def score_means(features: Features, mean: MeanOverDraws) -> Tensor:
         mean: of numbers (n,), in any unit.
 
     Returns:
-        float64 (1 + G,), in that unit.
+        float64 (1 + G,), in that unit: of all examples under None, and by name of each category that has enough.
     """
     rows, groups, others = mean.without_groups()
-    moved = _moved(others - mean.value[rows], groups, mean.size)
-    return leave_out_means(mean.value, features.groups) + moved
+    moved = others - mean.value[rows]
+    found: dict[str | None, Tensor] = {
+        None: leave_out_means(mean.value, features.groups) + _moved(moved, groups, mean.size)
+    }
+    for category in features.categories:
+        if category.why_not is None:
+            of = torch.isin(rows, category.rows)
+            values = leave_out_means(mean.value[category.rows], category.groups)
+            found[category.name] = values + _moved(moved[of], groups[of], mean.size)[category.places]
+    return found
 
 
 def _moved(each: Tensor, groups: Tensor, size: int) -> Tensor:

@@ -30,8 +30,15 @@ class FlipCounter:
         self.means = {mask: MeanOverDraws(features, donors, inverse) for mask in counted}
 
     def add(self, mask: int, rest: int, k: int, outputs: Tensor) -> None:
-        """Count what is answered (n, ...) under draw ``k`` for the coalition ``mask``; and, as those who lent see it, for
-        ``rest``, the modalities that are absent from it, where a draw undoes this one."""
+        """Count what is answered for a coalition under a draw; and, as those who lent see it, for the rest, where another
+        draw undoes this one.
+
+        Args:
+            mask: the coalition.
+            rest: the modalities that are absent from it.
+            k: the draw.
+            outputs: what is answered, (n, ...).
+        """
         if self.chosen is None or not self.means:
             return
         other = self.task.choose(self.task.expect(outputs))
@@ -46,6 +53,7 @@ class FlipCounter:
         assert self.chosen is not None
         return self.task.share_changed(self.chosen, other, self.features.targets)
 
-    def score(self) -> dict[int, Tensor]:
-        """Average over draws and examples: by coalition over all examples, then without each group, (1 + G,)."""
+    def score(self) -> dict[int, dict[str | None, Tensor]]:
+        """Average over draws and examples: by coalition, of all examples under None and by name of each category, (1+G,):
+        with all groups, then without each."""
         return {mask: score_means(self.features, mean) for mask, mean in self.means.items()}

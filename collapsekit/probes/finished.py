@@ -281,7 +281,10 @@ def _values(session: Session) -> Iterator[tuple[str, Tensor]]:
 
 
 def _give_values(session: Session, tensors: Mapping[str, Tensor]) -> None:
-    """Put values of coalitions where the session's games look for them."""
+    """Put values of coalitions where the session's games look for them; those of categories are not kept, so that games of
+    data that have some are valued anew."""
+    if session.features.categories:
+        return
     for name, loss in tensors.items():
         kind, draws, mask, part = name.split("/")
         if part != "loss":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
 from collapsekit.errors import ResultKeyError
 from collapsekit.io.safe_text import quote, some
@@ -24,6 +24,8 @@ from collapsekit.report.base import Contract, Interval, Number
 from collapsekit.report.display import Library, curve_frame, plot_probe, result_frame
 from collapsekit.report.lookup import ResultKey, completions, look_up, names_of, parts_of
 from collapsekit.report.parts import (
+    Categories,
+    CategoryVerdict,
     Curve,
     Judged,
     ModalityState,
@@ -34,6 +36,7 @@ from collapsekit.report.parts import (
     Result,
     Subject,
 )
+from collapsekit.report.rules.categories import category_contradictions
 from collapsekit.report.rules.first import judge_states
 from collapsekit.report.verdicts import FAILED, describe_state, first_words, judge, misstatement
 
@@ -55,6 +58,8 @@ class Report(Contract):
     # By which verdicts follow from results (collapsekit/report/verdicts.py); null: the first.
     rules: Literal[1, 2] | None = Field(default=None, json_schema_extra={"since": 2})
     modalities: dict[str, ModalityVerdict]
+    # Verdicts on each kind of examples, where the config names what says the kind (`data.category`); else it is not written.
+    categories: Categories | None = Field(default=None, json_schema_extra={"since": 2})
     results: tuple[Result, ...]
     warnings: tuple[ReportWarning, ...] = Field(default=(), json_schema_extra={"since": 2})
     # Path of the config file used, relative to the working directory; None: not from a file.
@@ -68,6 +73,13 @@ class Report(Contract):
         """What it says of each example (collapsekit.report.per_example), where it comes from ``diagnose``; not part of the
         JSON, nor of what makes two reports equal."""
         return self._records
+
+    @model_serializer(mode="wrap")
+    def _without_absent_categories(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if written.get("categories") is None:
+            written.pop("categories", None)
+        return written
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Report) and self.__dict__ == other.__dict__
@@ -200,6 +212,8 @@ def _contradictions(report: Report) -> Iterator[str]:
     yield from credit_contradictions(report.results, who.modalities)
     yield from metric_contradictions(report.results, who.metric)
     yield from _judged_again(report)
+    if report.categories is not None:
+        yield from category_contradictions(report.categories, who, report.verdict, report.summary)
     yield from _remarks(report)
     yield from _settings(report)
 
@@ -335,6 +349,8 @@ def _shapes(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 __all__ = [
+    "Categories",
+    "CategoryVerdict",
     "Curve",
     "Interval",
     "Judged",

@@ -27,6 +27,9 @@ def modality_names(report: Report) -> list[str]:
     names = [*report.subject.modalities, *report.modalities]
     names += [m for v in report.modalities.values() for m in v.costs_if_missing]
     names += [m for r in report.results for m in (r.modality, r.versus) if m is not None]
+    for category in report.categories.each if report.categories is not None else ():
+        names += [*category.modalities, *(m for v in category.modalities.values() for m in v.costs_if_missing)]
+        names += [m for r in category.results for m in (r.modality, r.versus) if m is not None]
     return list(dict.fromkeys(names))
 
 
@@ -70,7 +73,12 @@ def cleaned(report: Report) -> Report:
 
     Names of modalities stay distinct and the same wherever they occur, subsets ("a+b") included.
     """
-    return _checked(report, _renamed(report, display_names(modality_names(report))))
+    raw = _renamed(report, display_names(modality_names(report)))
+    if report.categories is not None:
+        shown = display_names(c.name for c in report.categories.each)
+        for category in raw["categories"]["each"]:
+            category["name"] = shown[category["name"]]
+    return _checked(report, raw)
 
 
 def renamed(report: Report, names: Names) -> Report:
@@ -169,6 +177,12 @@ def _renamed(report: Report, names: Names) -> dict[str, Any]:
     raw["modalities"] = {names[k]: v for k, v in raw["modalities"].items()}
     for verdict in raw["modalities"].values():
         verdict["costs_if_missing"] = {names[k]: v for k, v in verdict["costs_if_missing"].items()}
+    for category in (raw.get("categories") or {"each": ()})["each"]:
+        category["modalities"] = {names[k]: v for k, v in category["modalities"].items()}
+        for verdict in category["modalities"].values():
+            verdict["costs_if_missing"] = {names[k]: v for k, v in verdict["costs_if_missing"].items()}
+        for result in category["results"]:
+            _rename_result(result, names)
     for result in raw["results"]:
         _rename_result(result, names)
     return raw

@@ -185,6 +185,27 @@ class ModalityVerdict(Frozen):
         return written
 
 
+class CategoryVerdict(Frozen):
+    """What the evidence says of the examples of one category, such as the questions of one type."""
+
+    name: str
+    examples: Positive
+    # Of its modalities as a whole, by the rules of verdicts; null: it was not judged, and `why_not` says why.
+    verdict: OverallState | None = None
+    summary: str | None = None
+    judged: Judged | None = None
+    why_not: str | None = None
+    modalities: dict[str, ModalityVerdict] = Field(default_factory=dict)
+    results: tuple[Result, ...] = ()  # of its examples alone, from which its verdicts follow
+
+
+class Categories(Frozen):
+    """Verdicts on the examples of each category."""
+
+    key: str  # of the field that says an example's category (`data.category`)
+    each: tuple[CategoryVerdict, ...]
+
+
 class Subject(Frozen):
     """What was diagnosed, on what."""
 

@@ -214,7 +214,7 @@ def check_data(
     data = config.data
     keys = [*InputFields(config).read]
     keys += [s.predictions for s in config.modalities.values() if s.predictions is not None]
-    keys += [*([data.label] if task.has_labels else []), *([data.group] if data.group else []), *data.match]
+    keys += [*([data.label] if task.has_labels else []), *filter(None, [data.group, data.category]), *data.match]
     found: Sizes = {}
     for split in splits:
         held = there[split]

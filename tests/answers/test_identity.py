@@ -44,13 +44,15 @@ def subjects(folder: Path, name: str) -> Asked:
             return make_asked(folder, ignored=["audio"], sizes={"train": 160, "test": 80})
         case "many":  # more than all of whose coalitions are valued
             return make_asked(folder, {f"m{i}": 2 for i in range(7)}, ignored=["m3"])
-    settings = {"data": {"match": ["kind"], "group": "unit"}} if name == "matched" else None
+    settings: dict[str, Any] | None = {"data": {"match": ["kind"], "group": "unit"}} if name == "matched" else None
+    settings = {"data": {"category": "kind"}} if name == "category" else settings
     asked = make_asked(folder, ignored=["audio"], settings=settings)
     path = Path(asked.config["data"]["path"])
     arrays = load_file(path)
     for split in ("train", "val", "test"):
         n = len(arrays[f"{split}/label"])
-        arrays[f"{split}/kind"], arrays[f"{split}/unit"] = torch.arange(n) % 3, torch.arange(n) // 2
+        kinds = 2 if name == "category" else 3  # of 80 examples, so that 53 are of one
+        arrays[f"{split}/kind"], arrays[f"{split}/unit"] = torch.arange(n) % 3 % kinds, torch.arange(n) // 2
         if name == "lacking":
             arrays[f"{split}/image"][::4] = torch.nan
     save_file(arrays, path)
@@ -71,7 +73,7 @@ def without_subject(report: Report) -> dict[str, Any]:
     "name",
     [
         *("ignored", "used", "noise", "regression", "multilabel", "binary", "absent", "untrained", "text"),
-        *("matched", "lacking", "without val", "many"),
+        *("matched", "lacking", "without val", "many", "category"),
     ],
 )
 def test_the_report_is_that_of_the_model_in_process(tmp_path: Path, name: str) -> None:
@@ -81,6 +83,8 @@ def test_the_report_is_that_of_the_model_in_process(tmp_path: Path, name: str) -
     scored, here = asked.score(), asked.diagnose()
     assert json.dumps(without_subject(scored)) == json.dumps(without_subject(here))
     assert scored.records == here.records
+    if name == "category":
+        assert [(c.name, c.verdict is None) for c in scored.categories.each] == [("kind 0", False), ("kind 1", True)]
     assert (scored.subject.checkpoint, scored.subject.engine) == ("m@1", "answers")
 
 

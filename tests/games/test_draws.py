@@ -17,7 +17,7 @@ from collapsekit.tasks.regression import Regression
 
 
 def examples(n: int, targets: Tensor, groups: int = 8) -> Any:
-    return SimpleNamespace(targets=targets, groups=torch.arange(n) % groups, outputs=targets)
+    return SimpleNamespace(targets=targets, groups=torch.arange(n) % groups, outputs=targets, categories=())
 
 
 @pytest.mark.parametrize("kept", [1 << 22, 8 * 3 * 10])

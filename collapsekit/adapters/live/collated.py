@@ -92,7 +92,8 @@ def arguments_of(adapter: Adapter, batch: Any) -> Any:
     if not isinstance(parts, Mapping):
         parts = {k: v for k, v in vars(parts).items() if not k.startswith("_")}
     data = adapter.config.data
-    return {k: v for k, v in parts.items() if k in data.also or k not in (data.label.split(".")[0], data.group)}
+    beside = (data.label.split(".")[0], data.group, data.category)
+    return {k: v for k, v in parts.items() if k in data.also or k not in beside}
 
 
 def renew_labels(adapter: Adapter, inputs: Batch, batch: Any) -> None:

@@ -14,6 +14,7 @@ from collapsekit.io.safe_text import TEXT_LIMIT, clean, distinct_names
 from collapsekit.render import document as doc
 from collapsekit.render.document import Span
 from collapsekit.render.views import _words as words
+from collapsekit.render.views._categories import sentence_of
 from collapsekit.render.views._results import cost
 from collapsekit.report.diagnosis import ModalityVerdict, Report
 from collapsekit.report.verdicts import DUE, FAILED, describe_state
@@ -100,6 +101,7 @@ def view_screen(screen: Screen[Report], fold: Fold, columns: int) -> doc.Documen
         sections=(
             doc.Section((), tuple(_verdicts(report, ranked, short, fold.rows))),
             *_reasons(report, ranked[: fold.reasons], short, columns),
+            *_by_category(report, columns),
             *view_steps(screen.steps, columns),
         ),
         ends=screen.view_ends(),
@@ -232,6 +234,11 @@ def _reasons(report: Report, names: list[str], short: dict[str, str], columns: i
         more = f" (and {len(judged.missing) - 1} more)" * (len(judged.missing) > 1)
         lines.append(doc.sentence(cut(f"Partly judged{more}: {judged.missing[0]}", columns)))
     yield from [doc.Section((), tuple(lines))] if lines else []
+
+
+def _by_category(report: Report, columns: int) -> Iterator[doc.Section]:
+    if report.categories is not None:
+        yield doc.Section((), (doc.sentence(cut(sentence_of(report.categories), columns)),))
 
 
 def _brief(name: str, verdict: ModalityVerdict) -> str:

@@ -12,6 +12,7 @@ from collapsekit.render import document as doc
 from collapsekit.render.document import Detail, Span
 from collapsekit.render.numbers import ABSENT, fmt, fmt_parts
 from collapsekit.render.views import _words as words
+from collapsekit.render.views._categories import category_names, section_by_category
 from collapsekit.render.views._next import recorded_steps
 from collapsekit.render.views._recorded import recorded
 from collapsekit.render.views._results import WHOLE, ProbeResults, Subset, by_probe, cost, points, subsets
@@ -61,6 +62,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
         warnings=tuple(w.sentence for w in report.warnings),
         sections=(
             _verdicts(report, full, detail),
+            *section_by_category(report, full, detail),
             *_costs_and_reasons(report, detail),
             *_next_and_limits(report, detail),
             *measured,
@@ -68,7 +70,7 @@ def view(report: Report, detail: Detail) -> doc.Document:
         ),
         ends=(doc.line(words.made_by(report), f" {_REST}" * (detail is Detail.GLANCE)),),
         recorded=recorded({"": report}) if detail is Detail.FULL else (),
-        names=(*modality_names(report), s.split, s.checkpoint, *_named_points(report)),
+        names=(*modality_names(report), s.split, s.checkpoint, *_named_points(report), *category_names(report)),
     )
 
 
