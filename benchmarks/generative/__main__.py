@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     asked = {"profile": chosen.profile, "examples": chosen.examples, "absent": chosen.absent}
-    records = [r for r in read_lines(chosen.records) if {k: r.get(k, OTHERS) for k in asked} == asked]
+    there = read_lines(chosen.records)
+    records = [r for r in there if {k: r.get(k, OTHERS) for k in asked} == asked]
     known = {r["subject"] for r in records}
     every = list(subjects(chosen.seeds, chosen.untrained))
     if chosen.only and not any(text in s.name for s in every for text in chosen.only):
@@ -58,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             records.append(measure(subject, chosen.profile, chosen.examples, chosen.models, chosen.absent))
             add_line(chosen.records, records[-1])
             print(subject.name, {m: v["verdict"] for m, v in records[-1]["verdicts"].items()}, flush=True)
+    alike = [r for r in there if all(r[k] == asked[k] for k in ("profile", "examples"))]
+    controls = table.by_absent([*alike, *(r for r in records if r not in alike)], OTHERS)
     left_out = [r for r in records if r["kind"] != "untrained" and not any(truths(r["kind"], r["measured"]).values())]
     count, called = table.fooled(records)
     print(
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"{called} of {count} untrained subjects have a modality that is called used.\n\n{table.peers(records)}")
     print(f"\nwrong, undecided or refused\n{table.wrong(records) or 'none'}")
+    if controls:
+        print(f"\nwhat stands in the place of an absent picture\n{controls}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.generative.competitors import NAMES
@@ -81,6 +81,45 @@ def peers(records: Sequence[Record]) -> str:
             f"| {what} | {round(best_error(values, truth) * len(rows))} | {len(rows)} | {max(area, 1 - area):.3f} |"
         )
     return "\n".join(lines)
+
+
+def by_absent(records: Sequence[Record], usual: str) -> str:
+    """Write a row for each thing that stood in the place of absent pictures: how its verdicts differ from the usual ones.
+
+    Args:
+        records: of one profile and as many examples; the same subject once for each thing.
+        usual: which of them the others are held against.
+
+    Returns:
+        A table, and a line for each verdict or cause that is another one; nothing where there is the usual one alone.
+    """
+    found: dict[str, dict[str, Record]] = {}
+    for r in records:
+        found.setdefault(r.get("absent", usual), {})[r["subject"]] = r
+    rows = ["| absent pictures are | subjects | refused | verdicts | changed | right of decided | causes changed |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    lines = []
+    for absent, own in found.items():
+        both = [(found[usual][s], r) for s, r in own.items() if s in found.get(usual, {}) and r["refused"] is None]
+        others, causes = (list(_changes(both, field)) for field in ("verdict", "cause"))
+        count = sum(len(r["verdicts"]) for _, r in both)
+        decided = [(t, v) for t, v in judged([r for _, r in both]) if v != "inconclusive"]
+        right = sum(RIGHT[t] == v for t, v in decided)
+        rows.append(
+            f"| {absent} | {len(own)} | {len(own) - len(both)} | {count} | {len(others)} | {right} of {len(decided)} | "
+            f"{len(causes)} |"
+        )
+        lines += [f"{absent}: {line}" for line in (*others, *causes)]
+    return "\n".join([*rows, "", *lines]) if len(found) > 1 else ""
+
+
+def _changes(pairs: Sequence[tuple[Record, Record]], field: str) -> Iterator[str]:
+    """What of each modality's verdict is another one in the second record; a cause only where both name one."""
+    for usual, other in pairs:
+        for m, v in other["verdicts"].items():
+            before, after = usual["verdicts"][m][field], v[field]
+            if before != after and None not in (before, after):
+                yield f"{other['subject']}, {m}: {after}, where it was {before}"
 
 
 def wrong(records: Sequence[Record]) -> str:

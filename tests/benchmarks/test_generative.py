@@ -156,6 +156,30 @@ def test_tables_count_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "1 of 1 untrained subjects" in capsys.readouterr().out
 
 
+def test_verdicts_under_another_stand_in_are_held_against_the_usual_ones() -> None:
+    usual = [record("ignored, blank", "collapsed", "not seen"), record("used", "used")]
+    usual = [{**r, "subject": name, "absent": "others"} for r, name in zip(usual, "ab", strict=True)]
+    blank = [{**r, "absent": "blank"} for r in usual]
+    other = {**usual[0]["verdicts"]["image"], "cause": "prior"}
+    blank[0] = {**blank[0], "verdicts": {**blank[0]["verdicts"], "image": other}}
+    blank[1] = {**blank[1], "verdicts": {**blank[1]["verdicts"], "text": usual[0]["verdicts"]["image"]}}
+    noise = [{**usual[0], "absent": "noise", "refused": "no", "verdicts": {}}]
+    found = table.by_absent([*usual, *blank, *noise], "others")
+    assert "| others | 2 | 0 | 4 | 0 |" in found
+    assert "| blank | 2 | 0 | 4 | 1 |" in found
+    assert found.splitlines()[3].endswith("| 1 |")
+    assert "| noise | 1 | 1 | 0 | 0 | 0 of 0 | 0 |" in found
+    assert "blank: b, text: collapsed, where it was used" in found
+    assert "blank: a, image: prior, where it was not seen" in found
+    assert table.by_absent(usual, "others") == ""
+
+
+def test_no_subject_of_that_name_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as e:
+        command.main(["--records", str(tmp_path / "r.jsonl"), "--only", "nobody"])
+    assert e.value.code == 2
+
+
 def test_a_boundary_is_a_row_a_model_and_its_hint_its_own() -> None:
     row = {
         "q": 0.5,
