@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.answers.formats._format import AnswerRows, PlanInBrief
+from collapsekit.answers.formats._parquet_footer import list_chunks
 from collapsekit.answers.formats.plain import Plain
 from collapsekit.answers.values import ANSWER_KEYS, LARGEST, LEAST
 from collapsekit.errors import ConfigError, RefusedError
@@ -21,6 +22,7 @@ from collapsekit.io.safe_text import inline, some
 from collapsekit.user_code.frames import one_line
 
 STEP = 1 << 17  # rows that are in memory at once
+LONGEST_LIST = 256  # values in a row of a column beside what is asked for, such as alternatives that a server adds
 MOST_TRIES = 64  # rows of a file for each question: more are no answers, and a small file can claim any number of rows
 _EDIT = ("example", "absent", "left_out")  # what may be in a modality's place, one of them
 _ID = "^[0-9a-f]{16}$"
@@ -85,11 +87,25 @@ class Parquet(Plain):
                 f"{path} has {total:,} rows for {plan.questions:,} questions, more than {MOST_TRIES} for each: "
                 "give answers to this plan alone."
             )
+        _need_short_lists(path, columns, plan)
         for start in range(0, total, STEP):
             with _Damaged(path):
                 part = scan.select(columns).slice(start, STEP).collect()
                 rows = _rows_of(polars, part, plan, start)
             yield rows
+
+
+def _need_short_lists(path: Path, columns: list[str], plan: PlanInBrief) -> None:
+    """Before anything is decoded, that no column holds many more numbers than rows: a small file can claim any number, and
+    log-probabilities of a whole vocabulary would fill the memory. Raises RefusedError."""
+    most = LONGEST_LIST + plan.width
+    with _Damaged(path):
+        long = next((c for c in list_chunks(path) if c.column in columns and c.values > most * (c.rows + 1)), None)
+    if long is not None:
+        raise RefusedError(
+            f"{path} has {long.values:,} values in {inline(long.column, 40)} of {long.rows:,} rows, more than {most} a row, "
+            f"expected {plan.width}: write the numbers of the choices alone."
+        )
 
 
 class _Damaged:
