@@ -33,9 +33,9 @@ def section_by_category(report: Report, full: dict[str, str], detail: Detail) ->
     rows = [row for category in order for row in _rows(category)]
     shown = rows[:_ROWS] if detail is Detail.GLANCE else rows
     state = doc.TableColumn(Span("verdict"), "state")
-    heads = (categories.key, ">examples", f">{report.subject.metric}", "modality", state, ">of its due", ">flips")
-    about = "of its due: credit beside what a balanced reference gives it (1: all); flips: share of answers that are others "
-    about += "without it"
+    heads = (categories.key, ">examples", ">metric", "modality", state, ">of its due", ">flips")
+    about = f"metric: {report.subject.metric}; of its due: credit beside what a balanced reference gives it (1: all); "
+    about += "flips: share of answers that are others without it"
     blocks: list[doc.Block] = [
         doc.sentence(
             f"By {categories.key}, each by itself, by the same rules; absent modalities are taken from all examples. Among "
