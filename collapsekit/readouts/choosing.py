@@ -14,7 +14,7 @@ from collapsekit.stats.random_features import evenly
 from collapsekit.tasks.base import Task
 
 SCREENED = 600  # examples at most that are fitted on, and that choose, where sets are only compared
-PENALTIES, ROUGH = (1e-1, 1e-3), 1e-4  # with which penalties, and to what gradient
+PENALTIES, ROUGH = (1e-1, 1e-3), 2e-5  # with which penalties, and to what gradient
 FINALISTS = 2  # sets that are fitted on all examples
 NUMBERS = 2**25  # numbers at most that are fitted on; of more examples every second, third ... is
 AT_PLACES = 2**22  # likewise, of features of places

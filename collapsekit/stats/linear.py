@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 
 from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.linalg.moments import Moments
 from collapsekit.stats.scores.cox import RiskSets
+from collapsekit.stats.solvers.newton import Curvature, Loss, Newton, Rows
 from collapsekit.stats.threads import threads_for
 
 _Array = NDArray[np.float64]
-_Loss = Callable[[Tensor], tuple[float, Tensor]]  # logits (n, C) -> mean loss, its gradient by logits
 
 _GRADIENT_TOL = 1e-7  # aimed at
 _GRADIENT_MAX = 1e-4  # refused above
@@ -75,8 +75,8 @@ def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
 
     Minimises mean cross-entropy (nats) + l2/2·|W|² over features standardised by their training mean and deviation
     (constant ones count for nothing); the bias is free. Every class has its own column, two classes too. A class without
-    examples only gets a very negative bias. L-BFGS from zero to a gradient of 1e-7; ``gradient`` says what was reached.
-    Equals ``sklearn.linear_model.LogisticRegression`` on standardised features with C = 1/(l2·n) for three
+    examples only gets a very negative bias. Newton's method from zero to a gradient of 1e-7; ``gradient`` says what was
+    reached. Equals ``sklearn.linear_model.LogisticRegression`` on standardised features with C = 1/(l2·n) for three
     classes or more, and C = 2/(l2·n) for two, where scikit-learn penalises the difference of the two columns.
 
     Args:
@@ -106,13 +106,14 @@ def fit_softmax(x: Tensor, y: Tensor, classes: int, l2: float) -> Linear:
         )
     rows, wanted = torch.arange(n), torch.from_numpy(labels)
 
-    def loss(logits: Tensor) -> tuple[float, Tensor]:
-        log_p = logits.log_softmax(1)
-        gradient = log_p.exp()
-        gradient[rows, wanted] -= 1.0
-        return -float(log_p[rows, wanted].mean()), gradient / n
+    def loss(logits: Tensor) -> tuple[float, Tensor, Curvature]:
+        log_p = logits.log_softmax(0)
+        p = log_p.exp()
+        gradient = p / n
+        gradient[wanted, rows] -= 1.0 / n
+        return -float(log_p[wanted, rows].mean()), gradient, _softmax_curvature(p, p / n)
 
-    return design.fit(loss, classes, curvature=(1 - 1 / classes) / classes)
+    return design.fit(loss, classes, l2)
 
 
 def fit_softmaxes(x: Tensor, y: Tensor, l2: float) -> Linear:
@@ -138,16 +139,26 @@ def fit_softmaxes(x: Tensor, y: Tensor, l2: float) -> Linear:
             f"softmax fits need weights (n, fits, classes) from 0 on, of {design.n} examples and 2 or more classes, found "
             f"shape {tuple(y.shape)}: pass one row an example."
         )
-    wanted, shape = y.detach().cpu().double(), y.shape
-    total = wanted.sum(2, keepdim=True)
+    wanted = (y.detach().cpu().double() / design.n).permute(1, 2, 0).contiguous()  # (S, C, n)
+    total = wanted.sum(1, keepdim=True)
 
-    def loss(logits: Tensor) -> tuple[float, Tensor]:
-        log_p = logits.reshape(shape).log_softmax(2)
-        gradient = (log_p.exp() * total - wanted).flatten(1)
-        return -float((wanted * log_p).sum()) / design.n, gradient / design.n
+    def loss(logits: Tensor) -> tuple[float, Tensor, Curvature]:
+        log_p = logits.reshape(wanted.shape).log_softmax(1)
+        p = log_p.exp()
+        weighted = p * total
+        return -float((wanted * log_p).sum()), (weighted - wanted).flatten(0, 1), _softmax_curvature(p, weighted)
 
-    share = float(total.mean())  # how much of an example's weight a regression has
-    return design.fit(loss, shape[1] * shape[2], curvature=max(share, 1e-12) * (1 - 1 / shape[2]) / shape[2])
+    return design.fit(loss, wanted.shape[0] * wanted.shape[1], l2)
+
+
+def _softmax_curvature(p: Tensor, weighted: Tensor) -> Curvature:
+    """Of cross-entropies to probabilities (..., C, n), and the same times the weights that the loss gives examples."""
+
+    def times(direction: Tensor) -> Tensor:
+        moved = weighted * direction.reshape(p.shape)
+        return torch.addcmul(moved, p, moved.sum(-2, keepdim=True), value=-1.0).reshape(direction.shape)
+
+    return Curvature(times, lambda: (weighted * (1 - p)).flatten(0, -2).mean(0))
 
 
 def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
@@ -174,20 +185,22 @@ def fit_sigmoid(x: Tensor, y: Tensor, l2: float) -> Linear:
             f"a sigmoid fit needs labels in 0..1, found {targets.min()}..{targets.max()}: binarise them."
         )
 
-    wanted = torch.from_numpy(targets)
+    wanted, n = torch.from_numpy(targets).T.contiguous(), design.n
 
-    def loss(logits: Tensor) -> tuple[float, Tensor]:
+    def loss(logits: Tensor) -> tuple[float, Tensor, Curvature]:
         total = torch.logaddexp(torch.zeros_like(logits), logits) - wanted * logits
-        return float(total.sum()) / design.n, (logits.sigmoid() - wanted) / design.n
+        p = logits.sigmoid()
+        curved = p * (1 - p) / n
+        return float(total.sum()) / n, (p - wanted) / n, Curvature(curved.mul, lambda: curved.mean(0))
 
-    return design.fit(loss, targets.shape[1], curvature=0.25)
+    return design.fit(loss, len(wanted), l2)
 
 
 def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
     """Fit a linear Cox model of log-risk to convergence.
 
     Minimises minus the log partial likelihood (Cox 1972, ties by Breslow 1974) over n, + l2/2·|w|², on standardised
-    features; the bias, which is in no likelihood, stays 0. L-BFGS as :func:`fit_softmax`.
+    features; the bias, which is in no likelihood, stays 0. Newton's method as :func:`fit_softmax`.
 
     Args:
         x: (n, d), features.
@@ -209,14 +222,20 @@ def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
         )
     sets = RiskSets.of(time.cpu().double(), event.cpu().double())
 
-    def loss(log_risk: Tensor) -> tuple[float, Tensor]:
+    often = float(event.double().mean()) / design.n
+
+    def loss(log_risk: Tensor) -> tuple[float, Tensor, Curvature]:
         eta = log_risk.detach().requires_grad_()
         with torch.enable_grad():
-            value = sets.losses(eta[:, 0]).mean()
-        (gradient,) = torch.autograd.grad(value, [eta])
-        return float(value.detach()), gradient
+            value = sets.losses(eta[0]).mean()
+            (gradient,) = torch.autograd.grad(value, [eta], create_graph=True)
 
-    return design.fit(loss, 1, curvature=float(event.double().mean()))
+        def times(direction: Tensor) -> Tensor:
+            return torch.autograd.grad(gradient, [eta], direction, retain_graph=True)[0]
+
+        return float(value.detach()), gradient.detach(), Curvature(times, lambda: eta.new_full((design.n,), often))
+
+    return design.fit(loss, 1, l2)
 
 
 def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
@@ -240,9 +259,10 @@ def fit_ridge(x: Tensor, y: Tensor, l2: float) -> Linear:
     targets = _targets(y, design.n)
     centre = targets.mean(axis=0)
     # In the basis where the design's Gram matrix is diagonal, ridge is a division.
-    slopes = design.rotated.T @ (targets - centre) / design.n / (design.power + l2)[:, None]
-    residual = design.rotated @ slopes + centre - targets
-    return design.linear(slopes, centre, residual / design.n)
+    axes, rotated, power = design.principal
+    slopes = rotated.T @ (targets - centre) / design.n / (power + l2)[:, None]
+    residual = rotated @ slopes + centre - targets
+    return design.linear(axes @ slopes, centre, residual / design.n, l2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,98 +295,112 @@ def side_by_side(models: Sequence[Linear]) -> Linear:
 
 @dataclass(frozen=True, eq=False)
 class _Design:
-    """Standardised features in their principal axes, where the problem is nearly diagonal.
+    """Standardised features, and what all fits on them share.
 
-    |W|² does not change under rotation, and where d > n nothing outside the span of the rows can help, so
-    the optimum is that of the original problem; L-BFGS just gets there in far fewer steps.
+    Where d > n nothing outside the span of the rows can help, so the problem is solved there: |W|² does not change under
+    rotation, and the optimum is that of the original problem.
     """
 
-    n: int
     standard: _Array  # (n, d)
-    axes: _Array  # (d, r), orthonormal
-    rotated: _Array  # (n, r) = standard @ axes
-    power: _Array  # (r,), mean square along each axis
     mean: Tensor
     scale: Tensor
-    l2: float
 
     @classmethod
     def of(cls, x: Tensor, l2: float) -> _Design:
-        """The design of ``x`` (n, d); of the very tensor that the last one was of only the penalty is another."""
+        """The design of ``x`` (n, d); that of the very tensor that the last one was of is kept. Raises NumericsError where
+        ``l2`` is no penalty."""
+        if not 0 < l2 < float("inf"):
+            raise _unfit(tuple(x.shape), l2)
         last = _LAST.get(x)
-        if last is not None and 0 < l2 < float("inf"):
-            return replace(last, l2=l2)
-        made = cls._decomposed(x, l2)
+        if last is not None:
+            return last
+        made = cls._standardised(x, l2)
         _LAST.keep(x, made)
         return made
 
     @classmethod
-    def _decomposed(cls, x: Tensor, l2: float) -> _Design:
+    def _standardised(cls, x: Tensor, l2: float) -> _Design:
         x = matrix(x, "the features").cpu()
         n, d = x.shape
-        if n < 2 or d < 1 or not 0 < l2 < float("inf"):
-            raise NumericsError(
-                f"a linear fit needs 2 or more examples, a feature and l2 > 0, found {n}, {d} and l2 = {l2}: "
-                "use more examples, or l2 = 1e-3."
-            )
+        if n < 2 or d < 1:
+            raise _unfit((n, d), l2)
         mean = x.mean(dim=0)
         centred = x - mean
         variance = centred.square().mean(dim=0)
         constant = Moments(n, mean, torch.diag(variance * n)).constant()
         scale = torch.where(constant, 1.0, variance.sqrt())
-        standard = (centred / scale * ~constant).numpy()
-        axes = np.eye(d)
-        reduced = standard
-        if d > n:
-            axes, triangle = np.linalg.qr(standard.T)
-            reduced = triangle.T
-        power, turn = np.linalg.eigh(reduced.T @ reduced / n)
-        return cls(n, standard, axes @ turn, reduced @ turn, np.maximum(power, 0.0), mean, scale, l2)
+        return cls((centred / scale * ~constant).numpy(), mean, scale)
 
-    def fit(self, loss: _Loss, outputs: int, curvature: float) -> Linear:
-        """L-BFGS on coefficients divided by the root of the expected curvature along each axis."""
-        step = 1.0 / np.sqrt(curvature * self.power + self.l2)
-        rotated = torch.from_numpy(self.rotated)
-        z, penalty = rotated * torch.from_numpy(step), torch.from_numpy(self.l2 * step**2)[:, None]
-        shape = (step.shape[0] + 1, outputs)
+    @property
+    def n(self) -> int:
+        """How many examples there are."""
+        return len(self.standard)
 
-        def objective(flat: _Array) -> tuple[float, _Array]:
-            coefficients = torch.from_numpy(flat.reshape(shape))
-            slopes, bias = coefficients[:-1], coefficients[-1]
-            value, by_logits = loss(z @ slopes + bias)
-            gradient = torch.cat([z.T @ by_logits + penalty * slopes, by_logits.sum(0, keepdim=True)])
-            return value + 0.5 * float((penalty * slopes**2).sum()), gradient.numpy().ravel()
+    @cached_property
+    def spanned(self) -> tuple[_Array | None, _Array]:
+        """Orthonormal axes (d, n) of the span of the rows, where that is narrower than the features, and rows in these."""
+        n, d = self.standard.shape
+        if d <= n:
+            return None, self.standard
+        axes, triangle = np.linalg.qr(self.standard.T)
+        return axes, triangle.T
 
-        options = {"maxiter": 2000, "maxfun": 20000, "maxcor": 20, "ftol": 0.0}
-        flat = np.zeros(shape[0] * shape[1])
+    @cached_property
+    def rows(self) -> Rows:
+        """What models are fitted on step by step."""
+        return Rows.of(torch.from_numpy(np.ascontiguousarray(self.spanned[1])))
+
+    @cached_property
+    def principal(self) -> tuple[_Array, _Array, _Array]:
+        """Principal axes (d, r), rows in these (n, r), and their mean square along each (r,)."""
+        axes, reduced = self.spanned
+        power, turn = np.linalg.eigh(reduced.T @ reduced / self.n)
+        whole = np.eye(self.standard.shape[1]) if axes is None else axes
+        return whole @ turn, reduced @ turn, np.maximum(power, 0.0)
+
+    def fit(self, loss: Loss, outputs: int, l2: float) -> Linear:
+        """Minimise the loss (logits (C, n)) with its penalty, from zero."""
+        rows, aim = self.rows, _AIM.get()
+        newton = Newton(rows, loss, l2)
+        coefficients = rows.z.new_zeros(outputs, rows.z.shape[1])
         best: Linear | None = None
-        for tighter in (1.0, 0.1, 0.01):  # a restart also forgets a bad curvature estimate
-            options["gtol"] = tighter * _AIM.get() * min(1.0, float(step.min()))
-            with threads_for(4.0 * rotated.numel() * outputs):
-                flat = minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x
-            coefficients = flat.reshape(shape)
-            slopes = coefficients[:-1] * step[:, None]
-            by_logits = loss(torch.from_numpy(self.rotated @ slopes + coefficients[-1]))[1]
-            found = self.linear(slopes, coefficients[-1], by_logits.numpy())
+        for tighter in (1.0, 0.1, 0.01):  # as axes of the span are turned, their largest entry is not the features'
+            with threads_for(4.0 * rows.z.numel() * outputs):
+                coefficients = newton.minimise(coefficients, tighter * aim)
+                by_logits = loss(coefficients @ rows.z.T)[1]
+            found = self.linear(
+                self._turned(coefficients[:, :-1]), coefficients[:, -1].numpy(), by_logits.numpy().T, l2
+            )
             if best is None or found.gradient < best.gradient:
                 best = found
-            if best.gradient <= _AIM.get():
+            if best.gradient <= aim:
                 break
         assert best is not None
-        if best.gradient > _GRADIENT_MAX:
+        if not best.gradient <= _GRADIENT_MAX:
             raise NumericsError(
                 f"a linear fit did not converge (gradient {best.gradient:.1e}, wanted {_GRADIENT_TOL:.0e}): "
-                f"use a larger l2 than {self.l2:g}."
+                f"use a larger l2 than {l2:g}."
             )
         return best
 
-    def linear(self, slopes: _Array, bias: _Array, by_logits: _Array) -> Linear:
+    def _turned(self, slopes: Tensor) -> _Array:
+        """Coefficients (C, r) along the rows' axes as those of the features, (d, C)."""
+        axes, along = self.spanned[0], slopes.numpy().T
+        return np.ascontiguousarray(along) if axes is None else axes @ along
+
+    def linear(self, weight: _Array, bias: _Array, by_logits: _Array, l2: float) -> Linear:
         """The solution in the standardised features, with its gradient measured there."""
-        weight = self.axes @ slopes
-        gradient = np.abs(self.standard.T @ by_logits + self.l2 * weight).max()
+        gradient = np.abs(self.standard.T @ by_logits + l2 * weight).max()
         gradient = max(gradient, np.abs(by_logits.sum(axis=0)).max())
         w, b = torch.from_numpy(weight), torch.from_numpy(bias.copy())
         return Linear(w, b, self.mean, self.scale, float(gradient))
+
+
+def _unfit(shape: tuple[int, ...], l2: float) -> NumericsError:
+    return NumericsError(
+        f"a linear fit needs 2 or more examples, a feature and l2 > 0, found {' x '.join(map(str, shape))} and l2 = {l2}: "
+        "use more examples, or l2 = 1e-3."
+    )
 
 
 class _Last:

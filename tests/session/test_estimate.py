@@ -27,8 +27,8 @@ from collapsekit.report.cost import COUNTED, CostRow
 from collapsekit.session.costs import estimate
 from collapsekit.session.costs.pricing import EARLY, LEARNED, SHARED, SMALLEST
 from collapsekit.session.costs.timing import evaluation, peak_bytes
-from collapsekit.stats import linear
 from collapsekit.stats import missing as stats_missing
+from collapsekit.stats.solvers.newton import Curvature, Newton
 from tests.probes.counting import Counts, counted, differing
 from tests.problems import Late, Problem, make_problem
 
@@ -379,25 +379,30 @@ def test_readouts_have_their_price_and_networks_end_a_few_epochs_after_their_bes
 def test_a_readout_is_reckoned_by_one_that_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes far apart take more evaluations than those that overlap; the clock here counts evaluations."""
     evaluations = 0
-    minimize, timed = linear.minimize, estimate.time_units
+    whole, timed = Newton._at, estimate.time_units
     units: list[float] = []
 
-    def counting(objective: Any, *given: Any, **named: Any) -> Any:
-        def one(flat: Any) -> Any:
+    def counting(self: Newton, coefficients: Tensor) -> Any:
+        nonlocal evaluations
+        evaluations += 1
+        here = whole(self, coefficients)
+
+        def times(direction: Tensor) -> Tensor:
             nonlocal evaluations
             evaluations += 1
-            return objective(flat)
+            return curvature.times(direction)
 
-        return minimize(one, *given, **named)
+        curvature, here.curvature = here.curvature, Curvature(times, here.curvature.size)
+        return here
 
     def kept(session: Any, wanted: Any, clock: Any) -> Any:
         found = timed(session, wanted, clock)
         units.append(found.seconds["readouts"] * evaluation(64, 6, 3))
         return found
 
-    monkeypatch.setattr(linear, "minimize", counting)
+    monkeypatch.setattr(Newton, "_at", counting)
     monkeypatch.setattr(estimate, "time_units", kept)
-    for spread in (3.0, 0.05):
+    for spread in (30.0, 0.05):
         problem = make_problem(tmp_path / str(spread), sizes=SIZES, steps=5, spread=spread)
         estimated(problem, probes=["missing"], clock=lambda: float(evaluations))
     overlapping, apart = units

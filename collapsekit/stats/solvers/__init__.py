@@ -1,1 +1,1 @@
-"""What minimises a loss step by step: AdamW for networks."""
+"""What minimises a loss step by step: Newton's method for linear models, and AdamW for networks."""
