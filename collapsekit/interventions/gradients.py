@@ -100,14 +100,28 @@ def loss_of(adapter: Adapter, features: Features, rows: Tensor, swap: Mapping[st
     return adapter.task.training_loss(outputs, to_device(features.targets[rows], outputs.device)) * len(rows)
 
 
-def gradients(of: Tensor, by: Sequence[Tensor], **kwargs: Any) -> tuple[Tensor | None, ...]:
-    """Compute ``torch.autograd.grad`` of a scalar, or of a tensor with ``grad_outputs``; None where it does not reach.
+def gradients(
+    of: Tensor, by: Sequence[Tensor], way: Tensor | None = None, *, again: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients of a scalar, or of a tensor along a direction.
 
-    Raises NumericsError where there is none at all.
+    Args:
+        of: what is differentiated.
+        by: by which tensors.
+        way: of the shape of ``of``; None: that is a scalar.
+        again: whether more gradients of it follow.
+
+    Returns:
+        One each of ``by``; None where it does not reach.
+
+    Raises:
+        NumericsError: where there is none at all.
     """
     if not of.requires_grad:
         raise NumericsError("no gradient reaches the weights outside the encoders: the model detaches or has none")
-    return torch.autograd.grad(of, by, allow_unused=True, **kwargs)
+    # To the bit what torch's own grad_outputs gives, which import sympy: a third of a second.
+    scalar = of if way is None else (of * way).sum()
+    return torch.autograd.grad(scalar, by, allow_unused=True, retain_graph=again)
 
 
 @contextlib.contextmanager
@@ -175,15 +189,13 @@ def find_site(adapter: Adapter, features: Features, seed: int) -> FusionLayer:
     heard: Heard = {}
     with _listening(modules, heard):
         loss = loss_of(adapter, features, rows)
-    reached = gradients(loss, list(named.values()), retain_graph=True) if named else ()
+    reached = gradients(loss, list(named.values()), again=True) if named else ()
     weights = {k: p for (k, p), g in zip(named.items(), reached, strict=True) if g is not None}
     if not weights:
         raise NumericsError("the loss reaches no weights outside the encoders, so there is no fusion to look at")
     live = {k: [y for _, y in calls if isinstance(y, Tensor) and y.requires_grad] for k, calls in heard.items()}
     backwards = 1 + sum(bool(ys) for ys in live.values())
-    live = {
-        k: ys for k, ys in live.items() if ys and any(g is not None for g in gradients(loss, ys, retain_graph=True))
-    }
+    live = {k: ys for k, ys in live.items() if ys and any(g is not None for g in gradients(loss, ys, again=True))}
     before = entering(adapter, features, rows, {}, modules)
     counts = dict.fromkeys(live, 0)
     for m in features.modalities:
@@ -321,7 +333,7 @@ def outer_products(
                 y = outputs_of(adapter, features, rows).reshape(len(rows), -1)
                 ways = _ways(y, projections, generator)
             for way in ways:
-                (g,) = gradients(y, [left[-1]], grad_outputs=way.to(y), retain_graph=True)
+                (g,) = gradients(y, [left[-1]], way.to(y), again=True)
                 if g is not None:
                     total.add(g)
             left.clear()

@@ -231,7 +231,9 @@ def fit_cox(x: Tensor, time: Tensor, event: Tensor, l2: float) -> Linear:
             (gradient,) = torch.autograd.grad(value, [eta], create_graph=True)
 
         def times(direction: Tensor) -> Tensor:
-            return torch.autograd.grad(gradient, [eta], direction, retain_graph=True)[0]
+            with torch.enable_grad():  # as grad_outputs would give it, whose first use imports sympy
+                along = (gradient * direction).sum()
+            return torch.autograd.grad(along, [eta], retain_graph=True)[0]
 
         return float(value.detach()), gradient.detach(), Curvature(times, lambda: eta.new_full((design.n,), often))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 STEPS, INNER = 100, 500  # Newton's, and conjugate gradients a step, at most
-FORCING = 0.25  # share of the gradient that a step may leave, less near the end (Eisenstat and Walker 1996)
+FORCING = 0.25  # share of the gradient that a step may leave (Dembo et al. 1982); less takes more products in all
 NEAR = 0.3  # of the gradient aimed at, to which the last step is solved
 SUFFICIENT = 1e-4  # share of the decrease by the slope that a step has to bring (Armijo 1966)
 ROUNDING = 1e-12  # of the objective, below which its differences say nothing
@@ -127,8 +127,7 @@ class Newton:
 
     def _direction(self, here: _Place, aim: float) -> Tensor:
         """Newton's step, by preconditioned conjugate gradients (Steihaug 1983)."""
-        steepness = here.steepness
-        enough = max(min(FORCING, steepness**0.5) * steepness, NEAR * aim)
+        enough = max(FORCING * here.steepness, NEAR * aim)
         factor = self._factors(here)
         step, left = torch.zeros_like(here.gradient), -here.gradient
         conjugate = solved = torch.cholesky_solve(left.T, factor).T
