@@ -1,8 +1,9 @@
-"""What each modality is worth to a model, by ours and by captum: the demo's model on the demo's data, four modalities.
+"""What each modality is worth to a model, by ours, captum and shapiq: the demo's model on the demo's data, four modalities.
 
 Both take an absent modality from another example (captum: `baselines`) and credit minus the loss. With one other example
 an example the definitions coincide, mean over examples. With more, ours averages the model's prediction over them before it
 is scored (SAGE), which captum cannot: averaging its attributions gives a mean of losses instead. There only times compare.
+shapiq asks a function of ours for the worth of each coalition, so that it plays the very game.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,18 +127,40 @@ class Game:
             total += torch.stack([f[:, 0].double().mean() for f in found])
         return total / len(others)
 
+    def shapiq(self, draws: int = 1) -> Tensor:
+        """shapiq's exact credits of our game: it asks for every coalition, which the whole model answers once for each of
+        ``draws`` other examples; what is scored is the mean of its predictions, as ours."""
+        x, label, others = self._prepared(draws)
+
+        def worth(coalition: Sequence[bool]) -> float:
+            total = torch.zeros(len(label), dtype=torch.float64)
+            for other in others:
+                taken = [v if there else v[other] for v, there in zip(x, coalition, strict=True)]
+                total += self._right(*taken, label)
+            return float((total / len(others)).clamp_min(FLOOR).log().mean())
+
+        exact = import_module("shapiq").ExactComputer(
+            n_players=len(x), game=lambda asked: np.array([worth(row) for row in asked])
+        )
+        found = exact("SV", order=1)
+        return torch.tensor([found[(i,)] for i in range(len(x))], dtype=torch.float64)
+
     def _prepared(self, draws: int) -> tuple[tuple[Tensor, ...], Tensor, Sequence[Tensor]]:
         kept = self.in_order
         x = tuple(kept.inputs[m] for m in WIDTHS)
         return x, kept.targets, marginal_samples(len(x[0]), draws, 0)
 
     def _minus_loss(self, *given: Tensor) -> Tensor:
+        # The task's loss, which takes no probability for less than FLOOR: of a model that is very sure, it is another
+        # number than the plain cross-entropy.
+        return self._right(*given).clamp_min(FLOOR).log()
+
+    def _right(self, *given: Tensor) -> Tensor:
+        """The probability of each example's own class, float64 (n,)."""
         *x, label = given
         with torch.no_grad():
             logits = self.model(**dict(zip(WIDTHS, x, strict=True)))
-        # The task's loss, which takes no probability for less than FLOOR: of a model that is very sure, it is another
-        # number than the plain cross-entropy.
-        return logits.double().softmax(1).gather(1, label[:, None])[:, 0].clamp_min(FLOOR).log()
+        return logits.double().softmax(1).gather(1, label[:, None])[:, 0]
 
     def sampling_error(self, orders: int) -> float:
         """Standard error of a credit over so many random orders, the largest, relative to the largest credit."""
@@ -227,6 +251,31 @@ def _as_diagnosed(game: Game, kind: str) -> Compared:
         return float("nan"), 0.0, text
 
     return Compared(f"{DRAWS} others, {kind}", "ShapleyValues", ours, theirs, compared, DRAWS / SCALED)
+
+
+def by_shapiq(depth: int, examples: int = 500, draws: int = DRAWS) -> Compared:
+    """Shapley credits over ``draws`` other examples each, as a diagnosis takes them, beside shapiq's of the same game.
+
+    Args:
+        depth: layers of each encoder.
+        examples: that are asked about.
+        draws: other examples each.
+
+    Returns:
+        The comparison.
+    """
+    game = make_game(depth, examples)
+    _ = game.in_order  # one pass that is neither's
+
+    def compared() -> tuple[float, float, str]:
+        (a, once), (b, often) = game.watched(lambda: game.shapley(draws)), game.watched(lambda: game.shapiq(draws))
+        apart = float((a - b).abs().max() / b.abs().max())
+        return apart, 1e-4, f"each credit, relative to the largest; {_seen(once, often)}"
+
+    kind = f"encoders of {depth} layer{'s' * (depth > 1)}"
+    return Compared(
+        f"{draws} others, {kind}", "ExactComputer", lambda: game.shapley(draws), lambda: game.shapiq(draws), compared
+    )
 
 
 def _seen(once: float, often: float) -> str:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.speed import peers, startup
 from benchmarks.speed.large import peak, rows
 from benchmarks.speed.peers import MissingPeerError, Row
-from benchmarks.speed.reliance import make_game, reliance
+from benchmarks.speed.reliance import by_shapiq, make_game, reliance
 from benchmarks.speed.sparse import safetensors_file, sharded, torch_zip
 from collapsekit.checkpoint.read import read_checkpoint
 
@@ -41,6 +41,13 @@ def test_softmax_agrees_with_scikit_learn(tol: float) -> None:
     pytest.importorskip("sklearn", reason="needs the extra `bench`")
     row = peers.softmax(tol, n=200, d=8, classes=3, repeats=1)
     assert row.agrees, row
+    assert row.asked == 1.0
+
+
+def test_a_chosen_penalty_does_as_well_as_scikit_learn_tuned() -> None:
+    pytest.importorskip("sklearn", reason="needs the extra `bench`")
+    row = peers.penalties(n=150, d=6, classes=3, repeats=1)
+    assert row.agrees, row
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -60,6 +67,14 @@ def test_reliance_agrees_with_captum_where_the_definitions_coincide(
     assert allowed < 1
     credit = found[1].ours()
     assert float(credit.abs().max()) > 0.1  # of numbers that are not all near 0
+
+
+def test_shapiq_gives_the_credits_that_a_diagnosis_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("shapiq", reason="needs the extra `bench`")
+    found = by_shapiq(1, examples=60, draws=4)
+    apart, allowed, said = found.compared()
+    assert apart <= allowed, said
+    assert "and 64 times" in said  # 16 coalitions, 4 others each
 
 
 def test_with_several_others_the_definitions_differ(monkeypatch: pytest.MonkeyPatch) -> None:
