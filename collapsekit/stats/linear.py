@@ -18,7 +18,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.stats.checks import finite, matrix
 from collapsekit.stats.linalg.moments import Moments
 from collapsekit.stats.scores.cox import RiskSets
-from collapsekit.stats.solvers.newton import Curvature, Loss, Newton, Rows
+from collapsekit.stats.solvers.newton import Curvature, FeatureRows, Loss, Newton
 from collapsekit.stats.threads import threads_for
 
 _Array = NDArray[np.float64]
@@ -348,9 +348,9 @@ class _Design:
         return axes, triangle.T
 
     @cached_property
-    def rows(self) -> Rows:
+    def rows(self) -> FeatureRows:
         """What models are fitted on step by step."""
-        return Rows.of(torch.from_numpy(np.ascontiguousarray(self.spanned[1])))
+        return FeatureRows.of(torch.from_numpy(np.ascontiguousarray(self.spanned[1])))
 
     @cached_property
     def principal(self) -> tuple[_Array, _Array, _Array]:

@@ -38,13 +38,13 @@ Loss = Callable[[Tensor], tuple[float, Tensor, Curvature]]  # logits (C, n) -> v
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class FeatureRows:
     """Features of n examples with a one beside them, (n, r + 1), float64: what linear models are fitted on."""
 
     z: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Rows:
+    def of(cls, features: Tensor) -> FeatureRows:
         """Put a one beside the features (n, r) of each example, for the bias."""
         return cls(torch.cat([features, features.new_ones(len(features), 1)], 1))
 
@@ -92,7 +92,7 @@ class _Place:
 class Newton:
     """The minimum of a convex loss of linear models' logits, with a penalty ``l2``/2·|W|² on all but their biases."""
 
-    def __init__(self, rows: Rows, loss: Loss, l2: float) -> None:
+    def __init__(self, rows: FeatureRows, loss: Loss, l2: float) -> None:
         self.rows, self.loss = rows, loss
         self.penalty = torch.full((rows.z.shape[1],), l2, dtype=torch.float64)
         self.penalty[-1] = 0.0

@@ -15,7 +15,7 @@ from collapsekit.errors import NumericsError
 from collapsekit.stats import linear
 from collapsekit.stats.linear import Linear, fit_cox, fit_sigmoid, fit_softmax, fit_softmaxes
 from collapsekit.stats.scores.cox import cox_losses
-from collapsekit.stats.solvers.newton import Curvature, Loss, Newton, Rows
+from collapsekit.stats.solvers.newton import Curvature, FeatureRows, Loss, Newton
 
 N, D, CLASSES, L2 = 90, 7, 3, 1e-3
 
@@ -131,7 +131,7 @@ def test_a_weak_penalty_takes_few_passes(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("weights", [None, torch.rand(70, dtype=torch.float64)])
 def test_gram_is_the_product_of_weighted_rows(weights: Tensor | None) -> None:
-    rows = Rows.of(torch.randn(70, 300, dtype=torch.float64))  # wider than is multiplied at once
+    rows = FeatureRows.of(torch.randn(70, 300, dtype=torch.float64))  # wider than is multiplied at once
     scaled = rows.z if weights is None else rows.z * weights[:, None]
     torch.testing.assert_close(rows.gram(weights), rows.z.T @ scaled)
 
@@ -146,7 +146,7 @@ def test_a_loss_without_a_minimum_ends() -> None:
             Curvature(torch.zeros_like, lambda: torch.zeros(4).double()),
         )
 
-    rows = Rows.of(torch.randn(4, 2, dtype=torch.float64))
+    rows = FeatureRows.of(torch.randn(4, 2, dtype=torch.float64))
     found = Newton(rows, falling, 1e-3).minimise(torch.zeros(1, 3, dtype=torch.float64), 1e-7)
     assert bool(torch.isfinite(found).all())
 
