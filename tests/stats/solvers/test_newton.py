@@ -155,3 +155,37 @@ def test_a_fit_that_does_not_converge_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("collapsekit.stats.solvers.newton.STEPS", 1)
     with pytest.raises(NumericsError, match="did not converge"):
         fit_softmax(X, Y, CLASSES, 1e-6)
+
+
+@pytest.mark.parametrize("l2", [1e-12, 1e-4, 1e12])
+@pytest.mark.parametrize("kind", ["apart", "one class", "classes missing", "constant columns", "wide"])
+def test_extremes_converge(kind: str, l2: float) -> None:
+    x, y = X.clone(), Y.clone()
+    if kind == "apart":
+        y = (x[:, 0] > x[:, 0].median()).long()
+    elif kind == "one class":
+        y = torch.zeros_like(y)
+    elif kind == "classes missing":
+        y = 2 * (y > 0).long()
+    elif kind == "constant columns":
+        x[:, 1], x[:, 2], x[:, 3] = 7.0, x[:, 0], x[:, 0] * 1e12
+    else:
+        x = x @ torch.randn(D, 3 * N, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    fitted = fit_softmax(x, y, 4, l2)
+    assert fitted.gradient <= 1e-7
+    assert bool(torch.isfinite(fitted.weight).all())
+
+
+def test_examples_of_no_weight_count_for_nothing() -> None:
+    assert not fit_softmaxes(X, HOT[:, None] * 0, L2).weight.any()
+    some = (torch.arange(N) < N // 2).double()[:, None, None]
+    fitted = fit_softmaxes(X, HOT[:, None] * some, L2)
+    z, first = (X - fitted.mean) / fitted.scale, slice(N // 2)
+    errors = fitted.predict(X[first]).softmax(1) - HOT[first]
+    assert float((z[first].T @ errors / N + L2 * fitted.weight).abs().max()) <= 1e-7
+
+
+def test_the_order_of_examples_matters_to_the_tolerance_only() -> None:
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(5))
+    a, b = fit_softmax(X, Y, CLASSES, L2), fit_softmax(X[order], Y[order], CLASSES, L2)
+    torch.testing.assert_close(a.predict(X), b.predict(X), rtol=0, atol=1e-6 / L2)
