@@ -345,18 +345,15 @@ def _results(
 
 def _by_category(chosen: Sequence[ProbeSpec], session: Session) -> list[tuple[Category, list[Result]]]:
     """What the probes that decide find in each category; nothing of one that has too few examples."""
-    found = []
+    deciding, found = [spec for spec in chosen if spec.name in DECIDING], []
     for category in session.features.categories:
-        within = None if category.why_not is not None else CategorySession(session, category)
-        deciding = [spec for spec in chosen if spec.name in DECIDING]
-        results = [r for spec in deciding for r in run_probe(spec, within)] if within is not None else []
+        results: list[Result] = []
+        if category.why_not is None:
+            within = CategorySession(session, category)
+            results = [r for spec in deciding for r in run_probe(spec, within)]
         # Curves say what the whole's say, of subsets and readouts.
-        found.append(
-            (
-                category,
-                [r.model_copy(update={"curve": None}) for r in results if r.value is not None or r.skipped is not None],
-            )
-        )
+        told = [r.model_copy(update={"curve": None}) for r in results if r.value is not None or r.skipped is not None]
+        found.append((category, told))
     return found
 
 

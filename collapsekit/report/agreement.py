@@ -13,7 +13,7 @@ from collapsekit.stats.use import use
 
 if TYPE_CHECKING:
     from collapsekit.report.base import Interval
-    from collapsekit.report.parts import Curve, Limits, ModalityState, OverallState, Result, Subject
+    from collapsekit.report.parts import Curve, Limits, ModalityState, ModalityVerdict, OverallState, Result, Subject
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -310,3 +310,25 @@ def metric_contradictions(results: Sequence[Result], metric: str) -> Iterator[st
         value = _value(results, f"reliance.{end}_metric")
         if value is not None and not 0 <= value <= 1:
             yield f"{quote(metric)} in 'reliance.{end}_metric' is {value:.6g}, outside of 0 to 1"
+
+
+# Of a verdict: what is known of a modality, and numbers, which are the same by all rules.
+STATES = ("verdict", "at_most", "at_least", "missing", "cause")
+NUMBERS = ("score", "interval", "costs_now", "costs_if_missing")
+
+
+def verdict_differences(modality: str, stated: ModalityVerdict, right: ModalityVerdict) -> Iterator[str]:
+    """Yield what a verdict states and the results do not give; words may differ.
+
+    Args:
+        modality: that it is about.
+        stated: as it stands.
+        right: as it follows from the results.
+
+    Yields:
+        A sentence each, without its end.
+    """
+    for field in (*STATES, *NUMBERS):
+        a, b = getattr(stated, field), getattr(right, field)
+        if a != b:
+            yield f"{field} of {quote(modality)} is {quote(str(a))}, but the results give {quote(str(b))}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_se
 from collapsekit.errors import ResultKeyError
 from collapsekit.io.safe_text import quote, some
 from collapsekit.report.agreement import (
+    STATES,
     check_digest,
     check_interval,
     check_modality,
@@ -19,6 +20,7 @@ from collapsekit.report.agreement import (
     check_verdicts,
     credit_contradictions,
     metric_contradictions,
+    verdict_differences,
 )
 from collapsekit.report.base import Contract, Interval, Number
 from collapsekit.report.display import Library, curve_frame, plot_probe, result_frame
@@ -243,8 +245,6 @@ def _verdict(modality: str, verdict: ModalityVerdict, report: Report) -> Iterato
 
 
 _WORST_FIRST = ("collapsed", "underused", "inconclusive", "uninformative", "used")
-_NUMBERS = ("score", "interval", "costs_now", "costs_if_missing")  # of a verdict, the same by all rules
-_STATES = ("verdict", "at_most", "at_least", "missing", "cause")
 
 
 def _judged_again(report: Report) -> Iterator[str]:
@@ -256,7 +256,7 @@ def _judged_again(report: Report) -> Iterator[str]:
         yield from _by_the_first_rules(report, right.each)
         return
     for m, verdict in right.each.items():
-        yield from _differences(m, report.modalities[m], verdict, (*_STATES, *_NUMBERS))
+        yield from verdict_differences(m, report.modalities[m], verdict)
     if report.verdict != right.overall:
         yield f"the report's verdict is {report.verdict}, but its results give {right.overall}"
     if report.judged != right.judged:
@@ -267,20 +267,11 @@ def _judged_again(report: Report) -> Iterator[str]:
 def _by_the_first_rules(report: Report, each: Mapping[str, ModalityVerdict]) -> Iterator[str]:
     overall, states, words = judge_states(report.results, report.subject.modalities)
     for m, state in states.items():
-        nothing_more = each[m].model_copy(update={**dict.fromkeys(_STATES), "verdict": state})
-        yield from _differences(m, report.modalities[m], nothing_more, (*_STATES, *_NUMBERS))
+        nothing_more = each[m].model_copy(update={**dict.fromkeys(STATES), "verdict": state})
+        yield from verdict_differences(m, report.modalities[m], nothing_more)
     if report.verdict != overall:
         yield f"the report's verdict is {report.verdict}, but the verdicts of its modalities give {overall}"
     yield from _claims(report, first_words(overall, states, words), report.modalities)
-
-
-def _differences(
-    modality: str, stated: ModalityVerdict, right: ModalityVerdict, fields: Sequence[str]
-) -> Iterator[str]:
-    for field in fields:
-        a, b = getattr(stated, field), getattr(right, field)
-        if a != b:
-            yield f"{field} of {quote(modality)} is {_shown(a)}, but the results give {_shown(b)}"
 
 
 def _claims(report: Report, right: str, each: Mapping[str, ModalityVerdict]) -> Iterator[str]:

@@ -39,7 +39,6 @@ WIDTHS = {"sight": 5, "sound": 4, "touch": 4}  # sight and sound are what the re
 NAMES = {"sight": "sound", "sound": "sight"}
 SIZES = {"train": 160, "val": 80, "test": 128}
 FEW = {name: {"draws": 3} for name, spec in PROBES.items() if "draws" in spec.options.model_fields}
-
 FEW["reliance"]["flips"] = True  # which are counted where they are asked for
 OF_SAMPLING = {"reliance.seed_noise"}  # made of models that draw random numbers alone: tests/adapters/test_sampling.py
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from collapsekit.io.safe_text import quote
-from collapsekit.report.agreement import check_results, first_repeat
+from collapsekit.report.agreement import check_results, first_repeat, verdict_differences
 from collapsekit.report.parts import Categories, CategoryVerdict, OverallState, Result, Subject
 from collapsekit.report.verdicts import FOOLED, Verdicts, judge, misstatement
 
@@ -73,20 +73,7 @@ def _contradictions(category: CategoryVerdict, subject: Subject, overall: Overal
         yield f"verdicts are on {', '.join(map(quote, category.modalities))}, expected one on each modality"
         return
     for m, verdict in right.each.items():
-        stated = category.modalities[m]
-        for field in (
-            "verdict",
-            "at_most",
-            "at_least",
-            "missing",
-            "score",
-            "interval",
-            "costs_now",
-            "costs_if_missing",
-        ):
-            a, b = getattr(stated, field), getattr(verdict, field)
-            if a != b:
-                yield f"{field} of {quote(m)} is {quote(str(a))}, but the results give {quote(str(b))}"
+        yield from verdict_differences(m, category.modalities[m], verdict)
     for what, a, b in (("the verdict", category.verdict, right.overall), ("`judged`", category.judged, right.judged)):
         if a != b:
             yield f"{what} is {quote(str(a))}, but the results give {quote(str(b))}"

@@ -70,6 +70,10 @@ def _change(place: int, **fields: Any) -> Callable[[Any], None]:
             lambda each: next(iter(each[0]["modalities"].values())).update(verdict="uninformative"),
             "but the results give",
         ),
+        (
+            lambda each: next(iter(each[0]["modalities"].values())).update(cause="not seen"),
+            "cause of .* is 'not seen', but the results give",
+        ),
     ],
 )
 def test_what_does_not_follow_is_refused(change: Callable[[Any], None], says: str) -> None:
